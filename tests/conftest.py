@@ -5,6 +5,7 @@ import getpass
 import os
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,35 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file():
         return 0
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@cache
+def may_be_slow(path: Path) -> bool:
+    """True if a file of tests, or the conftest.py beside it, mentions the marker."""
+    files = (path, path.with_name("conftest.py"))
+    return any("mark.slow" in file.read_text("utf-8") for file in files if file.is_file())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect no doctests of the package for `-m slow`: none is slow, and importing everything takes a while."""
+    if config.option.markexpr == "slow" and config.args_source == pytest.Config.ArgsSource.TESTPATHS:
+        config.args.remove("src")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import only files with slow tests for `-m slow`; every process does this anew."""
+    is_without = (
+        config.option.markexpr == "slow" and collection_path.suffix == ".py" and not may_be_slow(collection_path)
+    )
+    return True if is_without else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make sure that no slow test is in a file that `-m slow` leaves out."""
+    lost = [item.nodeid for item in items if item.get_closest_marker("slow") and not may_be_slow(item.path)]
+    if lost:
+        raise pytest.UsageError(f"mention the marker slow in the file of {lost[0]}, or -m slow does not find it")
 
 
 def pytest_runtest_setup() -> None:

@@ -28,9 +28,10 @@ pytestmark = pytest.mark.slow
 
 SMALL = (
     "--dataset digits --epochs 2 --limit-train 280 --limit-test 40 --batch-size 32 "
-    "--threads 1 --methods gradient".split()
+    "--threads 1 --methods gradient --hooks calibration,confusion_matrix,saliency,jacobian_classes,jacobian_maps,"
+    "hardest,tsne,projector,dynamics".split()
 )
-"""Eight steps per epoch, all hooks."""
+"""Eight steps per epoch; hooks with figures, scalars and points, of each epoch and of the end."""
 
 SOFTWARE_RENDERING = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 """Software rendering for WebGL."""
@@ -171,6 +172,7 @@ def black_pixels(inner):
         return int((np.asarray(picture.convert("RGB")).max(2) < 30).sum())
 
 
+@pytest.mark.parametrize("shown", ["resumed"], indirect=True)
 def test_projector_shows_labels(page, shown):
     inner, _ = open_projector(page, shown)
     with (shown.save / "logs/projector/epoch_000/metadata.tsv").open() as file:
@@ -188,6 +190,7 @@ def test_projector_shows_labels(page, shown):
     assert dict(zip(*texts, strict=True)) in rows
 
 
+@pytest.mark.parametrize("shown", ["resumed"], indirect=True)
 def test_tsne_runs_in_the_projector(page, shown):
     inner, _ = open_projector(page, shown)
     inner.locator("#tsne-tab").click()
@@ -267,6 +270,7 @@ def test_figures_are_shown(page, shown):
     page.wait_for_function("picture => picture.naturalWidth > 0", arg=picture.element_handle())
     tags = page.request.get(f"{shown.address}/data/plugin/images/tags").json()["."]
     assert set(tags) >= {"confusion_matrix", "jacobian_maps", "saliency", "tsne"}
+    assert ("dynamics/classes" in tags) == (2 in shown.epochs)
     for tag in tags:
         hook, _, part = tag.partition("/")
         steps = page.request.get(f"{shown.address}/data/plugin/images/images?run=.&sample=0&tag={tag}").json()

@@ -169,7 +169,7 @@ def test_embedding_layer_flag_selects_the_layer(run_program, tmp_path):
     ],
 )
 def test_methods_are_shown_by_every_hook(methods, run_program, tmp_path):
-    few = ("--dataset", "digits", "--limit-train", 200, "--limit-test", 20, "--epochs", 1)
+    few = ("--dataset", "digits", "--limit-train", 200, "--limit-test", 10, "--epochs", 1)
     hooks = "explanations,gallery,hardest,leaderboard"
     assert run_program(*few, "--hooks", hooks, "--methods", methods) == 0
     assert read_json(tmp_path / "save/manifest.json")["failures"] == []

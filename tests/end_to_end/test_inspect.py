@@ -57,7 +57,7 @@ def test_a_thousand_classes_stay_within_the_budget(tmp_path):
         torch.manual_seed(0)
         model = torchvision.models.resnet18(weights=None).eval()
     draws = generator(0, "thousand classes")
-    images, labels = torch.rand(64, 3, 64, 64, generator=draws), torch.randint(1000, (64,), generator=draws)
+    images, labels = torch.rand(64, 3, 32, 32, generator=draws), torch.randint(1000, (64,), generator=draws)
     image, forward = images[:1], FlopCounterMode(display=False)
     with forward, torch.no_grad():
         model(image)
@@ -79,7 +79,9 @@ def test_a_thousand_classes_stay_within_the_budget(tmp_path):
 def test_a_vision_transformer(tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = torchvision.models.vit_b_16(weights=None, image_size=64, num_classes=10).eval()
+        sizes = {"num_layers": 3, "num_heads": 4, "hidden_dim": 64, "mlp_dim": 128, "num_classes": 10}
+        model = torchvision.models.VisionTransformer(image_size=64, patch_size=16, **sizes).eval()
+        torch.nn.init.normal_(model.heads.head.weight)  # torchvision begins with zeros
     draws = generator(0, "transformer")
     images, labels = torch.randn(20, 3, 64, 64, generator=draws), torch.arange(20) % 10
     normalization = {"mean": [0.5] * 3, "std": [0.25] * 3}

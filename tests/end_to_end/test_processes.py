@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 
 RUNNER = Path(__file__).parents[2] / "runner.py"
 SMALL = "--dataset digits --limit-train 280 --limit-test 45 --batch-size 32 --threads 1 --methods gradient".split()
+SOME = ("--epochs", "2", "--hooks", "confusion_matrix,saliency,jacobian_maps,hardest,tsne,projector,leaderboard")
+"""Two epochs with hooks of each kind: earlier arrays, films, an embedding, and one at the end."""
 
 
 def torchrun(*arguments, processes=2, folder=None):
@@ -50,7 +52,7 @@ def counts(save, epoch):
 def one(tmp_path_factory):
     """A run with one process."""
     save = tmp_path_factory.mktemp("one")
-    assert main(["run", *SMALL, "--epochs", "2", "--save", str(save)]) == 0
+    assert main(["run", *SMALL, *SOME, "--save", str(save)]) == 0
     return save
 
 
@@ -58,7 +60,7 @@ def one(tmp_path_factory):
 def two(tmp_path_factory):
     """A run with two processes."""
     save = tmp_path_factory.mktemp("two")
-    code, out, err = finish(torchrun(*SMALL, "--epochs", 2, "--save", save))
+    code, out, err = finish(torchrun(*SMALL, *SOME, "--save", save))
     assert code == 0, err
     assert out.count("Epoch 2/2") == 1
     assert "another process" not in err
@@ -98,7 +100,7 @@ def test_two_processes_reach_a_similar_loss(one, two):
     assert second[2]["train_loss"] < second[1]["train_loss"]
 
 
-def test_one_process_resumes_a_run_of_two(two, tmp_path):
+def test_one_process_resumes_a_run_of_two(tmp_path):
     save = tmp_path / "save"
     process = torchrun(*SMALL, "--epochs", 300, "--hooks", "none", "--save", save)
     wait_for(save / "models/last.ckpt")

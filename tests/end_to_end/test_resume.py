@@ -345,18 +345,19 @@ def wait_for(path, seconds=60):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_sigkill_at_a_random_moment(seed, uninterrupted, tmp_path):
-    save = tmp_path / "save"
-    process = start(*SMALL, "--save", save)
+@pytest.mark.parametrize(("flags", "reference", "seconds"), [(SMALL, "uninterrupted", 6), (QUICK, "quick", 3)])
+def test_sigkill_at_a_random_moment(flags, reference, seconds, request, tmp_path):
+    """With all hooks, and with some of them."""
+    save, reference = tmp_path / "save", request.getfixturevalue(reference)
+    process = start(*flags, "--save", save)
     wait_for(save / "run.json")
-    time.sleep(random.Random(seed).uniform(0.0, 6.0))
+    time.sleep(random.Random(seconds).uniform(0.0, seconds))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     again = start("--resume", "--save", save)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
-    assert_equal_runs(uninterrupted, save)
+    assert_equal_runs(reference, save)
 
 
 @pytest.mark.slow

@@ -121,8 +121,9 @@ def wait_until(condition, seconds=120):
 def test_sigterm_leaves_no_process_and_a_resumable_run(reached, tmp_path):
     """With hooks in processes beside the training, which are waiting, running or done."""
     save = tmp_path / "save"
-    flags = ["--dataset", "digits", "--epochs", "2", "--hooks", "default", "--methods", "gradient", "--threads", "1"]
-    command = [sys.executable, "-c", "from pellucid.cli import entry; entry()", "run", *flags, "--save", str(save)]
+    few = ["--dataset", "digits", "--epochs", "2", "--limit-train", "400", "--limit-test", "100", "--threads", "1"]
+    flags = [*few, "--hooks", "default", "--methods", "gradient", "--save", str(save)]
+    command = [sys.executable, "-c", "from pellucid.cli import entry; entry()", "run", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     wait_until((save / reached).exists)
     helpers = children(process)

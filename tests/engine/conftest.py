@@ -264,9 +264,18 @@ def caged(animal: str) -> tuple[nn.Module, Tensor]:
     return alive(factory(), shape), images * brightness
 
 
+def narrow_vgg() -> nn.Module:
+    """Return a VGG-11 with a hidden size of 64 instead of 4096, whose weights would take a gigabyte in float64."""
+    model = torchvision.models.vgg11_bn(num_classes=10, init_weights=False)
+    first, second, last = (place for place, layer in enumerate(model.classifier) if isinstance(layer, nn.Linear))
+    model.classifier[first] = nn.Linear(model.classifier[first].in_features, 64)
+    model.classifier[second], model.classifier[last] = nn.Linear(64, 64), nn.Linear(64, 10)
+    return model
+
+
 VISION: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
-    "vgg11_bn": lambda: torchvision.models.vgg11_bn(num_classes=10),
+    "vgg11_bn": narrow_vgg,
     "densenet121": lambda: torchvision.models.densenet121(num_classes=10),
     "mobilenet_v3_small": lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
     "efficientnet_b0": lambda: torchvision.models.efficientnet_b0(num_classes=10),

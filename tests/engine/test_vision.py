@@ -1,4 +1,4 @@
-"""Unmodified torchvision networks at 64×64: informative logits, conservation, and agreement of all code paths."""
+"""torchvision's networks at 64×64, with a narrow VGG: informative logits, conservation, agreement of all code paths."""
 
 import warnings
 from collections.abc import Iterable, Iterator
