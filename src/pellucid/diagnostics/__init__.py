@@ -14,9 +14,10 @@ All functions take and return tensors; the hooks and sections of the same names 
 - `out_of_distribution`: scores of images unlike the training images, and how well they detect them; its parts are
   `_embedding` (distances from the training images), `_separation` (AUROC with its interval) and `_shifts` (rotated,
   inverted, noisy and shuffled images)
-- `slices`: error rates by column of a table or by cluster, corrected for multiple looks; `_partition` groups the images
+- `slices`: error rates by column of a table or by cluster, corrected for multiple comparisons; `_partition` groups
+  the images
 - `robustness`: accuracy on corrupted images (`_corruptions`), smallest adversarial changes (`_adversarial`, with the
-  geometry in `_balls`) beside their first-order estimates (`_first_order`), and the movement of explanations while the
+  geometry in `_balls`) with their first-order estimates (`_first_order`), and the movement of explanations while the
   prediction stays (`_movement`); `_classified` holds the model and the images
 - `_proportions`: intervals of proportions
 

@@ -1,4 +1,4 @@
-"""Training dynamics: how the predictions on training images developed while a network trained."""
+"""Training dynamics: how the predictions on training images changed while a network trained."""
 
 from dataclasses import dataclass
 
