@@ -8,7 +8,7 @@ All functions take and return tensors; the hooks and sections of the same names 
 - `influence`: training images that raised or lowered the score of a prediction, by TracIn and TRAK; its parts are
   `_gradients` (per sample), `_projection` (random, with its error) and `_influence` (the result)
 - `_calibration`: calibration of predicted probabilities, with `_reliability` (bins and intervals), `_resampled` (the
-  null distribution), `_brier` (Brier score) and `_predicted` (checks of what it is given)
+  null distribution), `_brier` (Brier score) and `_predicted` (checks of arguments)
 - `_temperature`: temperature scaling
 - `_risk_coverage`: error rate as a function of the share of images that are kept
 - `out_of_distribution`: scores of images unlike the training images, and how well they detect them; its parts are
@@ -16,8 +16,8 @@ All functions take and return tensors; the hooks and sections of the same names 
   inverted, noisy and shuffled images)
 - `slices`: error rates by column of a table or by cluster, corrected for multiple comparisons; `_partition` groups
   the images
-- `robustness`: accuracy on corrupted images (`_corruptions`), smallest adversarial changes (`_adversarial`, with the
-  geometry in `_balls`) with their first-order estimates (`_first_order`), and the movement of explanations while the
+- `robustness`: accuracy on corrupted images (`_corruptions`), smallest adversarial changes (`_adversarial`; geometry
+  in `_balls`), their first-order estimates (`_first_order`), and the movement of explanations while the
   prediction stays (`_movement`); `_classified` holds the model and the images
 - `_proportions`: intervals of proportions
 
