@@ -221,8 +221,7 @@ class HookConfig:
     """Limit on the cost of all hooks, in forward passes over a sample of the test images.
     small: 20 passes over 256 images; default: 60 over 2,000; large: 200 over 10,000."""
     metadata: Annotated[str | None, _flag("FILE", "none")] = None
-    """Table with one row per test image, in their order: a .parquet, .arrow, .feather or .csv file. Its columns become
-    slices of the errors: the default hooks then include `slices`."""
+    """Table with one row per test image (.parquet, .arrow, .feather or .csv), for error rates by column."""
 
     def __post_init__(self) -> None:
         """Make the path of an existing table absolute, so that a run can be resumed anywhere."""

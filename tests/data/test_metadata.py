@@ -46,7 +46,7 @@ def test_kinds_of_csv_columns(tmp_path: Path) -> None:
         ("a,a\n1,2\n", "more than one column 'a'"),
         ('a\n"open\n', "not a valid CSV"),
         ("a\n1\n2\n", r"a.csv has 2 rows, but there are 3 test images; expected one row for each, in their order\.$"),
-        ("a\n1\n", "The 1 rows are as many as the test images that are used"),
+        ("a\n1\n", "rows for all of them, not just for the 1 in use"),
     ],
 )
 def test_invalid_files(text: str, message: str, tmp_path: Path) -> None:

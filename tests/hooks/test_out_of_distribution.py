@@ -304,7 +304,7 @@ def test_a_diverged_network_is_left_out(fast_scene: Maker) -> None:
     with torch.no_grad():
         scene.model[7].bias.fill_(torch.inf)
     (artifact,) = OutOfDistributionHook().run(scene)
-    assert "all images out of distribution" in artifact.caption
+    assert "all out-of-distribution images" in artifact.caption
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -71,7 +71,7 @@ def test_types_of_columns(name: str, tmp_path: Path) -> None:
     assert metadata["moment"].astype("datetime64[h]").astype(str).tolist() == ["2024-01-01T10", "2024-01-01T10", "NaT"]
     assert metadata["day"].astype("datetime64[D]").astype(str).tolist() == ["NaT", "2024-01-01", "2024-02-01"]
     assert set(metadata.left_out) == {"a", "list", "image", "time"}
-    assert metadata.left_out["image"] == "its values are of the type binary, which has no groups"
+    assert metadata.left_out["image"] == "its values are of type binary, which cannot be grouped"
     assert (metadata.rows, metadata.file) == (3, name)
 
 

@@ -97,4 +97,4 @@ def test_only_new_epochs_are_recorded(save: Path) -> None:
     assert recorded.epochs == (2,)
     entry = json.loads((save / "manifest.json").read_text())["artifacts"][-1]
     assert (entry["hook"], entry["name"]) == ("dynamics", "left_out")
-    assert "not recorded in epoch 1, as before this version" in entry["caption"]
+    assert "not recorded in epoch 1; runs of earlier versions" in entry["caption"]

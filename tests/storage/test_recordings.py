@@ -59,10 +59,10 @@ def test_distributions_are_optional(tmp_path: Path) -> None:
 
 
 def test_missing_epochs_are_named(store: Store) -> None:
-    with pytest.raises(SaveError, match=r"not recorded in epoch 3, as before this version"):
+    with pytest.raises(SaveError, match=r"not recorded in epoch 3; runs of earlier versions"):
         Recorded(store).check(3)
     (store.folder / "recordings/epoch_001.npz").unlink()
-    with pytest.raises(SaveError, match=r"not recorded in epochs 1, 3, 4, 5, 6 …, as"):
+    with pytest.raises(SaveError, match=r"not recorded in epochs 1, 3, 4, 5, 6 …; runs"):
         Recorded(store).check(9)
     (store.folder / "recordings/epoch_002.npz").unlink()
     with pytest.raises(SaveError, match="holds no recordings"):

@@ -115,7 +115,7 @@ class Metadata(Mapping[str, np.ndarray]):
     """
 
     columns: Mapping[str, np.ndarray]
-    """Numbers, truth values, dates, or objects (text); missing values are NaN, NaT or None."""
+    """Numbers, booleans, dates, or objects (text); missing values are NaN, NaT or None."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Columns that cannot be used, with the reason as a part of a sentence."""
     rows: int = 0

@@ -1,4 +1,4 @@
-"""Correction of p-values for several tests."""
+"""Correction of p-values for multiple comparisons."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ __all__ = ["holm"]
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjust p values for multiple comparisons (Holm, 1979).
+    """Adjust p-values for multiple comparisons (Holm, 1979).
 
     >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]

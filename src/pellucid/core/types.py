@@ -24,7 +24,7 @@ Logits = Float[Tensor, "batch class"]
 """Raw classifier outputs."""
 
 ValidationLogits = Float[Tensor, "validation_image class"]
-"""Logits of the validation images, beside those of other images."""
+"""Logits of the validation images, whose number differs from that of other images."""
 
 Embedding = Float[Tensor, "batch feature"]
 """The flattened activations of a layer, per image."""

@@ -115,9 +115,9 @@ def _groups(opened: Any, name: str) -> Iterator[tuple[int, Any]]:
 
 
 def read_table(file: Path) -> tuple[list[str], int, dict[str, str], Any]:
-    """Return the columns and the number of rows of a table, the columns left out with a reason, and a function.
+    """Return the columns of a table, its number of rows, the columns left out with a reason, and a function.
 
-    The function takes the number of a column and the rows, and returns the values: an array of numbers, truth values or
+    The function takes the number of a column and the rows, and returns the values: an array of numbers, booleans or
     dates, or of objects (text), or the reason why the column cannot be converted. Missing values are NaN, NaT or None.
     """
     from pyarrow import types
@@ -128,7 +128,7 @@ def read_table(file: Path) -> tuple[list[str], int, dict[str, str], Any]:
     for name, kind in zip(names, schema.types, strict=True):
         kind = kind.value_type if types.is_dictionary(kind) else kind
         if not any(is_kind(kind) for is_kind in _usable()):
-            left_out[name] = f"its values are of the type {str(kind)[:60]}, which has no groups"
+            left_out[name] = f"its values are of type {str(kind)[:60]}, which cannot be grouped"
     wanted = [name for name in names if name not in left_out]
     with _readable(file):
         opened = _opened(file)

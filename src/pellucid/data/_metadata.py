@@ -26,14 +26,14 @@ ARROW = (".parquet", ".arrow", ".feather")
 SUFFIXES = (*ARROW, ".csv")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
 CODE = re.compile(r"[+-]?0\d+")
-"""Digits that are no number, such as a postal code."""
+"""Digits that are not a number, such as a postal code."""
 
 
 def check_metadata(source: Any) -> None:
     """Check what can be checked of a table without reading it, before any data is downloaded.
 
     Raises `ConfigError` for a file that does not exist or is of an unsupported kind, without pyarrow, and for a value
-    that is no table.
+    that is not a table.
     """
     if source is None or isinstance(source, Mapping) or _is_frame(source):
         return
@@ -74,7 +74,7 @@ def read_metadata(source: Any, positions: Sequence[int] | torch.Tensor, total: i
     columns = {printable(str(name)): source[name] for name in names}
     for name, values in columns.items():
         if not hasattr(values, "__len__") or isinstance(values, str | bytes):
-            raise ConfigError(f"the metadata column {name!r} is of type {type(values).__name__}; pass one value a row.")
+            raise ConfigError(f"the metadata column {name!r} is of type {type(values).__name__}; pass one per row.")
     counts = {name: len(values) for name, values in columns.items()}
     for name, count in counts.items():
         _check_rows(count, total, len(chosen), f"the metadata column {name!r}", images)
@@ -98,7 +98,7 @@ def _names(source: Any) -> list[Any]:
 
 
 def _array(values: Any) -> np.ndarray:
-    """Return values as an array of one dimension; what has no such array becomes objects."""
+    """Return values as a one-dimensional array; lists become arrays of objects."""
     if isinstance(values, torch.Tensor):
         return (values.float() if values.dtype == torch.bfloat16 else values).detach().cpu().numpy()
     if isinstance(values, np.ndarray):
@@ -143,7 +143,7 @@ def _check_names(names: Sequence[str], place: str) -> None:
 def _check_rows(rows: int, total: int, chosen: int, place: str, images: str) -> None:
     if rows == total:
         return
-    hint = "" if rows != chosen else f" The {chosen:,} rows are as many as the test images that are used of them."
+    hint = "" if rows != chosen else f" It needs rows for all of them, not just for the {chosen:,} in use."
     raise ConfigError(
         f"{place} has {rows:,} rows, but there are {total:,} {images}; expected one row for each, in their order.{hint}"
     )
@@ -157,7 +157,7 @@ def _csv(content: bytes, flag: str) -> tuple[list[str], int, dict[str, str], Any
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{flag} is not a valid CSV file in UTF-8: {error}.") from error
     if not lines:
-        raise DataError(f"{flag} is empty; expected a line with the names of the columns.")
+        raise DataError(f"{flag} is empty; expected a header line with the names of the columns.")
     names, rows = lines[0], lines[1:]
     for number, row in enumerate(rows):
         if len(row) != len(names):
@@ -172,7 +172,7 @@ def _csv(content: bytes, flag: str) -> tuple[list[str], int, dict[str, str], Any
 
 
 def _converted(cells: Sequence[str]) -> np.ndarray:
-    """Return cells as numbers, truth values or dates if all of them are, otherwise as text; empty ones are missing.
+    """Return cells as numbers, booleans or dates if all of them are, otherwise as text; empty ones are missing.
 
     >>> _converted(["1.5", "", "2"]).tolist(), _converted(["02139", "10001"]).tolist()
     ([1.5, nan, 2.0], ['02139', '10001'])

@@ -15,9 +15,6 @@ All functions take and return tensors; the hooks and sections of the same names 
   `_embedding` (distances from the training images), `_separation` (AUROC with its interval) and `_shifts` (rotated,
   inverted, noisy and shuffled images)
 - `slices`: error rates by column of a table or by cluster, corrected for multiple looks; `_partition` groups the images
-- `robustness`: accuracy on corrupted images (`_corruptions`), smallest adversarial changes (`_adversarial`, with the
-  geometry in `_balls`) beside their first-order estimates (`_first_order`), and the movement of explanations while the
-  prediction stays (`_movement`); `_classified` holds the model and the images
 - `_proportions`: intervals of proportions
 
 >>> import torch
@@ -59,12 +56,6 @@ if TYPE_CHECKING:
         separation,
         shift_images,
     )
-    from pellucid.diagnostics.robustness import (
-        adversarial_radius,
-        corruption_accuracy,
-        explanation_movement,
-        first_order_radius,
-    )
     from pellucid.diagnostics.slices import Sampled, Slice, Slices, find_slices
 
 __all__ = [
@@ -89,17 +80,13 @@ __all__ = [
     "Slices",
     "Temperature",
     "TrainingDynamics",
-    "adversarial_radius",
     "brier_score",
     "calibration",
     "class_learning",
-    "corruption_accuracy",
     "cross_fit_temperature",
     "detect",
     "energy",
-    "explanation_movement",
     "find_slices",
-    "first_order_radius",
     "fit_temperature",
     "label_errors",
     "maximum_logit",
@@ -140,17 +127,13 @@ __getattr__, __dir__ = lazy_exports(
         "Slices": ".slices",
         "Temperature": "._temperature",
         "TrainingDynamics": ".dynamics",
-        "adversarial_radius": ".robustness",
         "brier_score": "._brier",
         "calibration": "._calibration",
         "class_learning": ".dynamics",
-        "corruption_accuracy": ".robustness",
         "cross_fit_temperature": "._temperature",
         "detect": ".out_of_distribution",
         "energy": ".out_of_distribution",
-        "explanation_movement": ".robustness",
         "find_slices": ".slices",
-        "first_order_radius": ".robustness",
         "fit_temperature": "._temperature",
         "label_errors": "._label_errors",
         "maximum_logit": ".out_of_distribution",

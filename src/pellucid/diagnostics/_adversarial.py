@@ -95,8 +95,8 @@ def adversarial_radius(
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     >>> _ = model[1].weight.data.copy_(torch.tensor([[3.0, 0, 0, 0], [0, 0, 4.0, 0]]))
     >>> image = torch.tensor([0.9, 0.5, 0.1, 0.5]).view(1, 1, 2, 2)
-    >>> found = adversarial_radius(model, image, torch.tensor([0]))
-    >>> round(float(found.radius), 3), found.predictions  # (3 × 0.9 − 4 × 0.1) / 5
+    >>> result = adversarial_radius(model, image, torch.tensor([0]))
+    >>> round(float(result.radius), 3), result.predictions  # (3 × 0.9 − 4 × 0.1) / 5
     (0.46, tensor([1]))
     """
     check_argument("adversarial_radius", "norm", norm, Norm)

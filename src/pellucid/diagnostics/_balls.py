@@ -1,4 +1,4 @@
-"""Balls around images in the norms L2 and L∞, cut by the pixel range."""
+"""Balls around images in the norms L2 and L∞, clipped to the pixel range."""
 
 from dataclasses import dataclass
 from typing import Literal

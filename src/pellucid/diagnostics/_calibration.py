@@ -34,14 +34,14 @@ class ClassCalibration:
     expected_ece: Float[Tensor, " class"]
     """Its mean under the null hypothesis."""
     p: Float[Tensor, " class"]
-    """p value of each class, adjusted for the number of classes (max-T, Westfall and Young, 1993)."""
+    """p-value of each class, adjusted for the number of classes (max-T, Westfall and Young, 1993)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Calibration of a classifier's probabilities on labeled images.
 
-    The null hypothesis of all p values is that the probabilities are calibrated: that each label is a draw from the
+    The null hypothesis of all p-values is that the probabilities are calibrated: that each label is a draw from the
     predicted probabilities of its image.
     """
 
@@ -56,7 +56,7 @@ class Calibration:
     null: Float[Tensor, " draw"]
     """Calibration errors under the null hypothesis, in ascending order."""
     p: float
-    """p value of the calibration error."""
+    """p-value of the calibration error."""
     brier: BrierScore
     classes: ClassCalibration
 
@@ -130,7 +130,7 @@ def calibration(
     al., 2019), and p = (1 + number of draws with at least the observed error) / (1 + draws). The test has its nominal
     level at any number of images and bins, because nothing is estimated.
 
-    The error of each class is that of its probability over all images (Kull et al., 2019). The p values of the classes
+    The error of each class is that of its probability over all images (Kull et al., 2019). The p-values of the classes
     are adjusted together: each class's error, standardized by its own mean and standard deviation under calibration, is
     compared with the largest one of each draw.
 

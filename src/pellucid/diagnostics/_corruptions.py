@@ -174,7 +174,7 @@ CORRUPTIONS: Mapping[str, Corruption] = {
         _blur,
     ),
     "rotation": Corruption(
-        (10.0, 20.0, 30.0, 40.0, 50.0), "angle in degrees, to a random side", "angle in degrees", _rotation
+        (10.0, 20.0, 30.0, 40.0, 50.0), "angle in degrees, in a random direction", "angle in degrees", _rotation
     ),
     "shift": Corruption(
         (0.05, 0.1, 0.15, 0.2, 0.25),

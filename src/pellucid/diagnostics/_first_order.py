@@ -15,7 +15,7 @@ from pellucid.jacobians import jacobian
 __all__ = ["LEADING", "FirstOrder", "first_order_radius"]
 
 LEADING = 10
-"""Number of classes with the largest logits among which the nearest one is sought."""
+"""Number of classes with the largest logits among which the nearest one is searched for."""
 LARGEST_BYTES = 100_000_000
 """Maximum size of a Jacobian held at a time."""
 

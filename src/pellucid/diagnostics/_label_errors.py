@@ -105,7 +105,7 @@ def label_errors(
         neighbors: number of nearest neighbors, of up to 2,000 randomly chosen examples.
         allow_missing: True to accept rows of `probabilities` that are NaN throughout, for examples that have not been
             predicted. They are ignored, their score is NaN, and they are left out of the ranking.
-        seed: of the random directions and examples.
+        seed: random seed of the directions and examples.
 
     Raises `ShapeError`, `DataError` or `ConfigError` if the arguments are invalid or don't fit together.
 

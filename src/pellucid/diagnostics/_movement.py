@@ -1,4 +1,4 @@
-"""How far an explanation moves within a small ball around the image while the prediction stays."""
+"""Movement of an explanation within a small ball around the image, while the prediction stays the same."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -100,7 +100,7 @@ def explanation_movement(
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     >>> explain = pellucid.create_analyzer("gradient", model).analyze
     >>> moved = explanation_movement(model, explain, torch.rand(2, 1, 8, 8), torch.full((2,), 0.01))
-    >>> moved.attack.tolist()  # the gradient of a linear model is the same everywhere
+    >>> moved.attack.tolist()  # the gradient of a linear model is constant
     [0.0, 0.0]
     """
     if radii.shape != images.shape[:1]:

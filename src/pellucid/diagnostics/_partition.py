@@ -18,7 +18,7 @@ MISSING = "(missing)"
 """Name of the group of images without a value."""
 EMPTY = "(empty text)"
 MOST_VALUES = 50
-"""Maximum number of values with a group of their own; the rarer ones form one group together."""
+"""Maximum number of values with separate groups; the rarer ones form one group together."""
 EXACT = 17
 """Number of significant digits that tell all floats apart."""
 DIGITS = (3, 4, 6, EXACT)
@@ -40,7 +40,7 @@ class Partition:
 def partition(values: Any, *, bins: int, least: int) -> Partition | str:
     """Return the groups of at least `least` images by their values; a sentence part with the reason if there are none.
 
-    `values` is an array, tensor or list with one value per image. Text, truth values, and numbers with at most
+    `values` is an array, tensor or list with one value per image. Text, booleans, and numbers with at most
     `2 * bins` distinct values have one group per value. Other numbers and dates have up to `bins` quantile bins, which
     never separate equal values. None, NaN and NaT are missing values. Values with fewer images form a group together.
 
@@ -157,9 +157,9 @@ def _is_missing(column: np.ndarray) -> np.ndarray:
 
 
 def _typed(values: Any) -> np.ndarray | str:
-    """Return values as an array of numbers, truth values, dates or texts (objects); the reason if that is impossible.
+    """Return values as an array of numbers, booleans, dates or texts (objects); the reason if that is impossible.
 
-    Missing values are None among texts and truth values, NaN among numbers and NaT among dates.
+    Missing values are None among texts and booleans, NaN among numbers and NaT among dates.
     """
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().float() if values.dtype == torch.bfloat16 else values.detach().cpu()
@@ -192,11 +192,11 @@ def _from_objects(values: Iterable[Any]) -> np.ndarray | str:
         return np.array([np.nan if value is None else _float(value) for value in plain], np.float64)
     if kind == "date":
         return np.array([np.datetime64("NaT") if value is None else _utc(value) for value in plain], "datetime64[us]")
-    if kind in ("text", "truth value"):
+    if kind in ("text", "boolean"):
         column = np.empty(len(plain), object)
         column[:] = plain if kind == "text" else [None if each is None else _named_truth(each) for each in plain]
         return column
-    return f"its values are of the type {kind}, which has no groups"
+    return f"its values are of type {kind}, which cannot be grouped"
 
 
 def _is_null(value: Any) -> bool:
@@ -207,7 +207,7 @@ def _is_null(value: Any) -> bool:
 
 def _kind(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
-        return "truth value"
+        return "boolean"
     if isinstance(value, str):
         return "text"
     if isinstance(value, Integral | Real | Decimal):

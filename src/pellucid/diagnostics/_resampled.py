@@ -64,15 +64,15 @@ def _label_sets(
 
 
 def exceedance(errors: Float[Tensor, " set"]) -> float:
-    """Return the p value of the first error among all, itself included (Phipson and Smyth, 2010)."""
+    """Return the p-value of the first error among all, itself included (Phipson and Smyth, 2010)."""
     return float((errors >= errors[0] - ROUNDING).double().mean())
 
 
 def family_wise(errors: Float[Tensor, "set class"]) -> Float[Tensor, " class"]:
-    """Return p values of the first row, adjusted for all columns by the largest standardized error of each row.
+    """Return p-values of the first row, adjusted for all columns by the largest standardized error of each row.
 
     The single-step max-T procedure of Westfall and Young (1993). Mean and standard deviation include the first row, so
-    that all rows are exchangeable under the null hypothesis, which makes the smallest p value exact.
+    that all rows are exchangeable under the null hypothesis, which makes the smallest p-value exact.
     """
     spread = errors.std(0)
     standardized = torch.where(spread > ROUNDING, (errors - errors.mean(0)) / spread, -torch.inf)

@@ -25,7 +25,7 @@ class RiskCoverage:
     aurc: float
     """Area under the curve: the mean of `risk` (Geifman and El-Yaniv, 2017). Lower is better."""
     excess_aurc: float
-    """Its difference to that of the best possible order, in which all errors have the lowest confidences (Geifman,
+    """Its difference from that of the best possible order, in which all errors have the lowest confidences (Geifman,
     Uziel and El-Yaniv, 2019); 0 is best."""
 
     @property

@@ -1,4 +1,4 @@
-"""Images out of distribution, made from images of the data: rotated, inverted, noisy, and with shuffled patches."""
+"""Out-of-distribution images, made from images of the data: rotated, inverted, noisy, and with shuffled patches."""
 
 from collections.abc import Mapping
 

@@ -134,7 +134,7 @@ def cross_fit_temperature(logits: Tensor, labels: Tensor, *, seed: int = 0) -> C
 def _minimize(values: Tensor, true: Tensor) -> tuple[float, str]:
     """Return the 1/T of the smallest loss, and a note if there is none within the range."""
     if not values.any():
-        return 1.0, "all logits of an image are equal, so that a temperature has no effect"
+        return 1.0, "all logits of an image are equal, so a temperature has no effect"
     low, high = 1 / HIGHEST, 1 / LOWEST
     if _slopes(values, true, low)[0] >= 0:
         return low, f"the logits say nothing about the labels (the loss falls up to T = {HIGHEST:g})"

@@ -1,4 +1,4 @@
-"""Training dynamics: how the predictions on training images developed while a network trained."""
+"""Training dynamics: how the predictions on training images changed while a network trained."""
 
 from dataclasses import dataclass
 
@@ -120,7 +120,7 @@ def _first_row(conditions: Tensor) -> Tensor:
 
 
 def _settled_row(conditions: Tensor) -> Tensor:
-    """Return the first row (time, …) from which on each condition is always true, −1 if it is false in the last."""
+    """Return the first row (time, …) from which each condition stays true, −1 if it is false in the last."""
     violations = len(conditions) - conditions.flip(0).logical_not().int().argmax(0)  # the row after the last one
     return violations.where(~conditions.all(0), 0).where(conditions[-1], -1)
 
@@ -136,7 +136,7 @@ class ClassLearning:
     high: Tensor
     """(time, class): its upper end."""
     learned: Tensor
-    """(class,): first row from which on the accuracy reaches the threshold in all rows; −1 if there is none; int64."""
+    """(class,): first row from which the accuracy stays at or above the threshold; −1 if there is none; int64."""
     earliest: Tensor
     """(class,): the same for the upper end of the interval, before which the class was hardly learned; int64."""
     latest: Tensor
@@ -146,7 +146,7 @@ class ClassLearning:
 def class_learning(predictions: Tensor, labels: Labels, classes: int, *, threshold: float = 0.9) -> ClassLearning:
     """Return when each class was learned, with 95% intervals for the sampling of its images.
 
-    A class counts as learned from the time on after which the accuracy on its images stays at or above the threshold.
+    A class counts as learned once the accuracy on its images stays at or above the threshold.
     The interval of this time ends where the same holds for the ends of the Wilson interval of the accuracy (1927).
 
     Args:

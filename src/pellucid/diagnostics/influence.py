@@ -1,7 +1,7 @@
 """Training data influence: TracIn and TRAK, which score how much each training image affected a prediction.
 
 Both compare gradients of training images with that of the explained image, at one or several checkpoints. They are
-first-order estimates; the page on influence says how well they predict retraining.
+first-order estimates; docs/influence.md shows how well they predict retraining.
 """
 
 from collections.abc import Iterator, Sequence
@@ -115,7 +115,7 @@ def trak(
         train_labels: (image,) class indices.
         images: the images to explain, like `train_images`.
         targets: (image,) the class whose margin is explained.
-        projection: random projection of the gradients, drawn anew for each checkpoint; None for exact gradients of at
+        projection: random projection of the gradients, different for each checkpoint; None for exact gradients of at
             most 20,000 parameters.
         ridge: λ as a share of the mean eigenvalue of ΦᵀΦ.
         leverage: divide by 1 − h, the exact correction for leaving one image out of a linear regression.

@@ -1,4 +1,4 @@
-"""Error rates of slices of a test set, such as the images of one site, with intervals corrected for multiple looks."""
+"""Error rates of slices of a test set, such as the images of one site, with simultaneous intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -126,7 +126,7 @@ def find_slices(
 ) -> Slices:
     """Measure the error rate of every slice: the images with one value of a column, or with values in one bin.
 
-    `is_wrong` has one truth value per image; each column has one value per image, or is `Sampled`. Text, truth values
+    `is_wrong` has one boolean per image; each column has one value per image, or is `Sampled`. Text, booleans
     and numbers with at most `2 * bins` distinct values have a slice per value, and other numbers and dates up to `bins`
     quantile bins. Images without a value are a slice of their own. Values with fewer than `least` images, and all but
     the 50 most frequent ones, form one slice together. With `pairs`, the images with the same values of two
@@ -182,9 +182,9 @@ class _Group:
 def _checked_outcomes(is_wrong: Any) -> np.ndarray:
     wrong = np.asarray(is_wrong.detach().cpu() if isinstance(is_wrong, torch.Tensor) else is_wrong)
     if wrong.ndim != 1 or not len(wrong):
-        raise ShapeError(f"is_wrong has shape {wrong.shape}; pass one truth value per image, for at least one image.")
+        raise ShapeError(f"is_wrong has shape {wrong.shape}; pass one boolean per image, for at least one image.")
     if wrong.dtype != bool and not np.isin(wrong, (0, 1)).all():
-        raise ShapeError("is_wrong has values other than 0 and 1; pass truth values, such as predictions != labels.")
+        raise ShapeError("is_wrong has values other than 0 and 1; pass booleans, such as predictions != labels.")
     return wrong.astype(bool)
 
 

@@ -20,7 +20,7 @@ class ImageDifference:
     """Lower end of the 95% interval."""
     high: float
     p: float
-    """Two-sided p value of the hypothesis of equal accuracy."""
+    """Two-sided p-value of the hypothesis of equal accuracy."""
     first_only: int
     """Number of images that only the first classifies correctly."""
     second_only: int
@@ -34,7 +34,7 @@ class ImageDifference:
 def image_difference(first: np.ndarray, second: np.ndarray, level: float = 0.95) -> ImageDifference:
     """Compare two classifiers on the same images; `first` and `second` are (image,), True where they are correct.
 
-    The p value is that of the exact form of McNemar's test (1947): the images that only one of them classifies
+    The p-value is that of the exact form of McNemar's test (1947): the images that only one of them classifies
     correctly are a fair coin under the hypothesis. The interval is that of Agresti and Min (2005), which adds half an
     image to each cell of the table and so does not vanish if the classifiers agree everywhere.
 
@@ -69,7 +69,7 @@ class SeedDifference:
     """Lower end of the 95% interval; NaN if it is undefined."""
     high: float
     p: float
-    """Two-sided p value of the hypothesis of equal means; NaN if it is undefined."""
+    """Two-sided p-value of the hypothesis of equal means; NaN if it is undefined."""
     first_seeds: int
     second_seeds: int
     method: str

@@ -50,7 +50,7 @@ def intervals(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[np.nd
 
 
 def sign_flip(differences: np.ndarray, seed: int) -> np.ndarray:
-    """Return the (column,) two-sided p values of the hypothesis of zero mean, by random sign flips (Fisher, 1935).
+    """Return the (column,) two-sided p-values of the hypothesis of zero mean, by random sign flips (Fisher, 1935).
 
     `differences` is (image, column); NaN counts as missing. All columns share the same flips, and both counts are
     increased by 1, so that p is never 0 (Phipson and Smyth, 2010).

@@ -9,8 +9,8 @@
 - `_priors`: the priors of class prototypes
 - `_corrupted`, `_attacked`, `_moved`: the three parts of the hook `robustness`
 - `_strokes`: how the images of a data set are drawn, for the hook `live`
-- `_outputs`: logits and embedding of any images; `_readings`: with densities
-- `_ood_images`: images out of distribution
+- `_outputs`: logits and embedding of any images; `_readings`: the same with densities
+- `_ood_images`: out-of-distribution images
 - `_methods`, `_predictions`, `_plane`, `_quantised`, `_thumbnails`: parts that several hooks share
 
 >>> "confusion_matrix" in HOOKS

@@ -50,7 +50,7 @@ def adversarial_artifact(scene: Scene, attacked: Attacked) -> Artifact:
         for norm, found in attacked.found.items()
     ]
     subtitle = (
-        f"One point per image; {count} test images, all classified correctly. Vertical: norm of the change to the "
+        f"One point per image; {count} test images, all classified correctly. Vertical: distance to the "
         "closest adversarial image found by PGD within the pixel range, an upper bound. Horizontal: "
         f"|f_a − f_b| / ‖∇f_a − ∇f_b‖, nearest of the {min(LEADING, scene.logits.shape[1])} leading classes, without "
         "the pixel range. Dashed: equal. "
@@ -58,7 +58,7 @@ def adversarial_artifact(scene: Scene, attacked: Attacked) -> Artifact:
     )
     shown = slice(0, EXAMPLES)
     return Artifact(
-        caption=f"{title} of {count} test images, found by PGD, beside their first-order estimates. {summary}",
+        caption=f"{title} of {count} test images, found by PGD, with their first-order estimates. {summary}",
         name="adversarial",
         figure=radii_by_estimate(panels, _example_rows(scene, attacked), (title, subtitle)),
         arrays={

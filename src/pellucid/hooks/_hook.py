@@ -50,7 +50,7 @@ class Scene:
     embedding_layer: str | None = None
     """Layer selected by `--embedding-layer`; None to detect it."""
     validation: ImageSet | None = None
-    """Images held out of the training, on the CPU, to fit a few numbers such as a temperature; None if unavailable."""
+    """Images held out from training, on the CPU, to fit a few numbers such as a temperature; None if unavailable."""
     validation_logits: ValidationLogits | None = None
     """Logits of all validation images, on the CPU."""
     train: ImageSet | None = None

@@ -38,7 +38,7 @@ class Sizes:
     test: int
     """Test images, in-distribution and those from which the sets are made."""
     each_set: int
-    """Images of each set out of distribution."""
+    """Images of each out-of-distribution set."""
     train: int
 
 

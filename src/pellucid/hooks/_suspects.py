@@ -16,7 +16,7 @@ from pellucid.hooks._outputs import OutputReader
 __all__ = ["Assessed", "assess"]
 
 FEWEST = 2
-"""Fewer training images are not compared."""
+"""Minimum number of training images to compare."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def assess(scene: Scene, most: int) -> Assessed | str:
     if count < FEWEST:
         return f"the budget (--budget) does not cover comparing {FEWEST} training images"
     indices = torch.arange(count, device="cpu") * len(train) // count
-    # all images are not copied
+    # avoid a copy of all images
     outputs = _read(reader, train if count == len(train) else train[indices], scene.seed)
     classes, labels = outputs.logits.shape[1], train.labels[indices]
     low, high = int(labels.min()), int(labels.max())

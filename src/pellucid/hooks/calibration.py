@@ -144,7 +144,7 @@ def _effect(after: Calibration | None, fitted: dict[str, Any]) -> str:
         f"Temperature {values}, fitted to {fitted['images'][0]:,} validation images"
         if fitted["source"] == "validation"
         else f"Temperatures {values}, each fitted to one half of the test images and applied to the other, without "
-        "validation images"
+        "enough validation images"
     )
     return f"{where}: ECE {_percent(after.ece)}, Brier score {after.brier.score:.3g}."
 

@@ -23,7 +23,7 @@ __all__ = ["Dynamics"]
 SHOWN_CLASSES = 12
 """Maximum number of classes with a learning curve."""
 EVENTS = 5
-"""Number of forgetting events from which on images are counted together."""
+"""Images with at least this many forgetting events are counted together."""
 
 
 @HOOKS.register("dynamics")

@@ -1,4 +1,4 @@
-"""Influential training images: those that speak most for and against the predictions of the gallery's images."""
+"""Influential training images: those that most raised or lowered the scores of the gallery's predictions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

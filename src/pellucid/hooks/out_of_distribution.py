@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: scores, their AUROC for several sets of images, and the oddest test images."""
+"""Out-of-distribution detection: scores, their AUROC for several sets of images, and the most unusual test images."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ THUMBNAIL_SIDE = 56
 @HOOKS.register("out_of_distribution")
 @dataclass(frozen=True)
 class OutOfDistributionHook(Hook):
-    """Scores of images unlike the training images, by how well they detect modified test images and other data."""
+    """Scores of unfamiliar images, and how well each detects modified test images and other data."""
 
     when: ClassVar[Literal["epoch", "end"]] = "end"
     default: ClassVar[bool] = False
@@ -53,7 +53,7 @@ class OutOfDistributionHook(Hook):
     test_images: int = 10_000
     """Maximum number of test images."""
     set_images: int = 1000
-    """Maximum number of images in each set out of distribution; modified copies of at most half of the test images."""
+    """Maximum number of images in each out-of-distribution set; at most half of the test images are modified."""
     train_images: int = 5000
     """Maximum number of training images in the embedding."""
     neighbors: int = 10
@@ -96,7 +96,7 @@ class OutOfDistributionHook(Hook):
         wanted = Sizes(self.test_images, self.set_images, train)
         if not allowance.is_limited:
             return choose_images(scene, wanted), Reader.of(scene, self.density_names), ""
-        too_expensive = "the budget (--budget) does not cover reading images out of distribution."
+        too_expensive = "the budget (--budget) does not cover any out-of-distribution images."
         # the measurements of the prices below
         if allowance.affordable(1.0, 1, 2) < 1:
             return None, None, too_expensive
@@ -151,7 +151,7 @@ def _measure(sample: ImageSample, reader: Reader, neighbors: int) -> _Measured |
     inside = {name: values[is_inside[usable["test"]]] for name, values in scores.items()}
     chosen = {name: one[usable[name]] for name, one in readings.items() if usable[name].any()}
     if not chosen:
-        return "the network's outputs are NaN or infinite for all images out of distribution."
+        return "the network's outputs are NaN or infinite for all out-of-distribution images."
     confidences = {
         name: 1 - float(maximum_softmax(one.logits).mean()) for name, one in {"test": test, **chosen}.items()
     }

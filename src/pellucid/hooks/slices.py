@@ -45,7 +45,7 @@ class Clustering:
 @HOOKS.register("slices")
 @dataclass(frozen=True)
 class SliceErrors(Hook):
-    """Error rates of the test images by column of `--metadata` and by cluster, corrected for multiple looks."""
+    """Error rates of the test images by column of `--metadata` and by cluster, corrected for multiple comparisons."""
 
     when: ClassVar[Literal["epoch", "end"]] = "end"
     default: ClassVar[bool] = False

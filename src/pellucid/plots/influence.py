@@ -1,4 +1,4 @@
-"""Explained images with the training images that speak most for and against their targets."""
+"""Explained images with the training images that most raised or lowered the scores of their targets."""
 
 from collections.abc import Sequence
 

@@ -31,7 +31,7 @@ EXAMPLE_DOTS = 72
 
 @dataclass(frozen=True, eq=False)
 class CorruptionCurve:
-    """Accuracy at each strength of a corruption, the first of which is 0, with an example image at each."""
+    """Accuracy and an example image at each strength of a corruption, starting with strength 0."""
 
     name: str
     unit: str

@@ -24,7 +24,7 @@ COLOURS = {"worse": WRONG, "better": BETTER, "": INK}
 ROW_DOTS = 24
 CHART_DOTS = 400
 TEXT_DOTS = 150
-"""Width of the error rate and its interval, beside the chart."""
+"""Width of the error rate and its interval, next to the chart."""
 COUNT_DOTS = 112
 AXIS_DOTS = 46
 TILE_DOTS = 56

@@ -21,7 +21,7 @@ FEWEST_IMAGES = 30
 TWO_SIDED = 1.96
 """Standard errors in half of a 95% interval."""
 SIGNIFICANT = 0.01
-"""Largest p value of a calibration error to mention if the mean confidence is right."""
+"""Largest p-value of a calibration error to mention if the mean confidence is right."""
 SMALLEST_POINTS = 0.005
 """Smallest lower end of the interval of a miscalibration to mention, in percentage points."""
 MOST_NAMES = 3

@@ -155,7 +155,7 @@ def _model(loaded: Loaded, rows: np.ndarray, names: tuple[str, str], setting: in
 
 
 def _pairs(comparison: Comparison) -> list[Pair]:
-    """Return the first model with each of the others, other settings first, with adjusted p values."""
+    """Return the first model with each of the others, other settings first, with adjusted p-values."""
     others = range(1, len(comparison.models))
     first = comparison.correct(0)
     differences = [image_difference(first, comparison.correct(other)) for other in others]

@@ -44,7 +44,7 @@ def influence(
     data_dir: str | Path | None = None,
     mirrors: Sequence[str] = (),
 ) -> Influence:
-    """Score the training images of a run by their influence on predictions: which of them made it say 9?
+    """Score the training images of a run by their influence on predictions.
 
     The training images are loaded again and verified by their checksum. A run keeps the checkpoints of all epochs if
     they take at most 20 MB, or with `--keep-checkpoints`. If it kept only the best weights, they are used alone, and
@@ -60,7 +60,7 @@ def influence(
         projection: random projection of the gradients; None for exact gradients.
         ridge: ridge of TRAK, as a share of the mean eigenvalue.
         data_dir: folder of the data, if it has moved.
-        mirrors: places to download the data from, before those of the run.
+        mirrors: mirrors to try before those of the run.
 
     Raises `SaveError` if the run, its weights or its data cannot be loaded or have changed, `DataError` if several runs
     differ in their training images, and `ConfigError` or `ShapeError` for invalid arguments.

@@ -107,7 +107,7 @@ class Session:
         )
 
     def scene(self, epoch: int, logits: Tensor, validation_logits: Tensor) -> Scene:
-        """Return what the hooks are given after an epoch; `logits` are those of the test images."""
+        """Return the scene for the hooks after an epoch; `logits` are those of the test images."""
         methods = self.config.show.methods
         return Scene(
             epoch=epoch,

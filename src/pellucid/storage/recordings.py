@@ -105,8 +105,8 @@ class Recorded:
         if missing:
             listed = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
             raise SaveError(
-                f"predictions on training images were not recorded in epoch{'s' * (len(missing) > 1)} {listed}, as "
-                "before this version. Train again to record them."
+                f"predictions on training images were not recorded in epoch{'s' * (len(missing) > 1)} {listed}; runs "
+                "of earlier versions have none. Train again to record them."
             )
         _ = self._parts
 

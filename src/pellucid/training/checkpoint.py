@@ -42,7 +42,7 @@ class TrainingState:
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any]
     recording: Mapping[str, Any] | None = None
-    """What was recorded in the current epoch, if anything."""
+    """Recording of the current epoch so far; None if there is none."""
 
 
 def pack_state(state: TrainingState) -> bytes:

@@ -96,7 +96,7 @@ class Recorder:
             self.current = Recording.empty(progress.epoch, self.steps, len(self.train), self.sample)
         elif self.current is not None and self.current.epoch != progress.epoch:
             self.current = None
-        # every process needs the indices of all, for the images are listed by step within each
+        # every process needs the indices of all processes, because each lists its own images by step
         self._indices = self.order(progress.epoch)
 
     def restore(self, progress: Progress, content: Mapping[str, Any] | None) -> None:

@@ -64,7 +64,7 @@ def test_many_classes_are_limited_to_the_most_significant(store):
     section = calibration(Material(store))
     one = section.data["epochs"][2]
     assert (len(one["classes"]["p"]), one["class_count"]) == (MOST_CLASSES, 60)
-    assert section.notes == ("The table shows 50 of 60 classes, those with the lowest p values.",)
+    assert section.notes == ("The table shows 50 of 60 classes, those with the lowest p-values.",)
 
 
 def test_damaged_numbers_are_noted(store):

@@ -89,7 +89,7 @@ class Pair:
     second: int
     accuracy: ImageDifference
     p: float
-    """p value of `accuracy`, adjusted for the number of pairs (Holm, 1979)."""
+    """p-value of `accuracy`, adjusted for the number of pairs (Holm, 1979)."""
     seeds: SeedDifference | None
     """Difference of the two settings over their seeds; None with one seed each, or for one setting."""
     seeds_p: float

@@ -234,7 +234,7 @@ def points(share: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """Format a p value with its relation.
+    """Format a p-value with its relation.
 
     >>> p_value(0.0312), p_value(1e-9), p_value(1.0)
     ('= 0.031', '< 0.001', '= 1')

@@ -156,7 +156,7 @@
     if (note || !values.length) return note ? `No temperature: ${note}.` : "";
     const texts = values.map((value, number) => `${value.toPrecision(3)} (95% interval ${low[number]?.toPrecision(3) ?? "–"} to ${high[number]?.toPrecision(3) ?? "∞"})`);
     return source === "validation" ? `Temperature ${texts[0]}, fitted to ${images[0].toLocaleString("en")} validation images.`
-      : `Temperatures ${texts.join(" and ")}, each fitted to one half of the test images and applied to the other, because there are no validation images.`;
+      : `Temperatures ${texts.join(" and ")}, each fitted to one half of the test images and applied to the other, because there are too few validation images.`;
   };
 
   pellucid.kinds.calibration = (root, data, page) => {

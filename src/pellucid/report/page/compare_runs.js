@@ -74,8 +74,8 @@
       ...differing.map((row) => line(page, row)),
     ]));
     root.querySelector(".differences").append(differences(page, data));
-    root.querySelector(".remark").textContent = "Percentage points on these test images, with the interval of Agresti and Min (2005). The p value "
-      + "is that of the exact McNemar test. Over seeds: Welch's t-test of the accuracies. p values are adjusted for the number "
+    root.querySelector(".remark").textContent = "Percentage points on these test images, with the interval of Agresti and Min (2005). The p-value "
+      + "is that of the exact McNemar test. Over seeds: Welch's t-test of the accuracies. p-values are adjusted for the number "
       + "of comparisons (Holm).";
     root.querySelector(".same summary").textContent = `${page.many(same.length, "identical setting")}`;
     root.querySelector(".same dl").append(...same.map(([name, value]) => page.element("div", {},

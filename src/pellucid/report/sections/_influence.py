@@ -17,7 +17,7 @@ SAME = 1e-5
 
 
 def influence_data(material: Material, parts: Sequence[Gallery]) -> dict[str, Any] | None:
-    """Return the training images that speak for and against the predictions of the gallery's images, or None.
+    """Return the training images that raised or lowered the scores of the gallery's predictions, or None.
 
     `images` maps indices of test images to lists of (row of `thumbnails`, score); `labels` has one class per row.
     """

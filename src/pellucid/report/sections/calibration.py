@@ -31,7 +31,7 @@ def calibration(material: Material) -> Section | None:
     if not epochs:
         return None
     count = max(one["class_count"] for one in epochs.values())
-    notes = [f"The table shows {MOST_CLASSES} of {count:,} classes, those with the lowest p values."]
+    notes = [f"The table shows {MOST_CLASSES} of {count:,} classes, those with the lowest p-values."]
     return Section(
         name="calibration",
         kind="calibration",

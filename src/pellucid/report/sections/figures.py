@@ -84,10 +84,10 @@ TEXTS = {
         "evaluation",
     ),
     "robustness": (
-        "Robustness: how far do predictions and explanations hold?",
+        "Robustness: how stable are predictions and explanations?",
         (
             "Accuracy on corrupted images; the smallest change of an image that changes its prediction, found by "
-            "attacks, beside its estimate from the Jacobian; the movement of explanations while the prediction stays."
+            "attacks and estimated from the Jacobian; the movement of explanations while the prediction stays."
         ),
         "robustness",
     ),
@@ -96,7 +96,7 @@ TEXTS = {
 
 AT_THE_END = ("prototypes", "jacobian_classes_all", "leaderboard", "gallery", "out_of_distribution", "robustness")
 """Hooks that run once, with the best weights."""
-MOMENTS = {"dynamics": "Recorded during the whole training."}
+MOMENTS = {"dynamics": "Recorded throughout training."}
 """When the values of hooks that need no weights were computed."""
 
 
