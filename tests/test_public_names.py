@@ -28,11 +28,12 @@ NAMES = {
     "pellucid.diagnostics": """SHIFTS BrierScore Calibration ClassCalibration ClassLearning CrossFittedTemperature
         EmbeddingReference Influence LabelErrorPair LabelErrors OutOfDistribution
         Projection Ranked ReliabilityBins RiskCoverage Sampled Separation Slice
-        Slices Temperature TrainingDynamics brier_score calibration class_learning
-        cross_fit_temperature detect energy find_slices fit_temperature label_errors
-        maximum_logit maximum_softmax negative_log_density ood_scores risk_coverage
-        self_influence separation shift_images tracin training_dynamics trak
-        trak_scores""",
+        Slices Temperature TrainingDynamics adversarial_radius brier_score
+        calibration class_learning corruption_accuracy cross_fit_temperature detect
+        energy explanation_movement find_slices first_order_radius fit_temperature
+        label_errors maximum_logit maximum_softmax negative_log_density ood_scores
+        risk_coverage self_influence separation shift_images tracin
+        training_dynamics trak trak_scores""",
     "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
     "pellucid.densities": "DENSITIES Density",
     "pellucid.data": "DATASETS RawData Request",

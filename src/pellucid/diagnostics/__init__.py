@@ -8,13 +8,17 @@ All functions take and return tensors; the hooks and sections of the same names 
 - `influence`: training images that raised or lowered the score of a prediction, by TracIn and TRAK; its parts are
   `_gradients` (per sample), `_projection` (random, with its error) and `_influence` (the result)
 - `_calibration`: calibration of predicted probabilities, with `_reliability` (bins and intervals), `_resampled` (the
-  null distribution), `_brier` (Brier score) and `_predicted` (checks of what it is given)
+  null distribution), `_brier` (Brier score) and `_predicted` (checks of arguments)
 - `_temperature`: temperature scaling
 - `_risk_coverage`: error rate as a function of the share of images that are kept
 - `out_of_distribution`: scores of images unlike the training images, and how well they detect them; its parts are
   `_embedding` (distances from the training images), `_separation` (AUROC with its interval) and `_shifts` (rotated,
   inverted, noisy and shuffled images)
-- `slices`: error rates by column of a table or by cluster, corrected for multiple looks; `_partition` groups the images
+- `slices`: error rates by column of a table or by cluster, corrected for multiple comparisons; `_partition` groups
+  the images
+- `robustness`: accuracy on corrupted images (`_corruptions`), smallest adversarial changes (`_adversarial`; geometry
+  in `_balls`), their first-order estimates (`_first_order`), and the movement of explanations while the
+  prediction stays (`_movement`); `_classified` holds the model and the images
 - `_proportions`: intervals of proportions
 
 >>> import torch
@@ -56,6 +60,12 @@ if TYPE_CHECKING:
         separation,
         shift_images,
     )
+    from pellucid.diagnostics.robustness import (
+        adversarial_radius,
+        corruption_accuracy,
+        explanation_movement,
+        first_order_radius,
+    )
     from pellucid.diagnostics.slices import Sampled, Slice, Slices, find_slices
 
 __all__ = [
@@ -80,13 +90,17 @@ __all__ = [
     "Slices",
     "Temperature",
     "TrainingDynamics",
+    "adversarial_radius",
     "brier_score",
     "calibration",
     "class_learning",
+    "corruption_accuracy",
     "cross_fit_temperature",
     "detect",
     "energy",
+    "explanation_movement",
     "find_slices",
+    "first_order_radius",
     "fit_temperature",
     "label_errors",
     "maximum_logit",
@@ -127,13 +141,17 @@ __getattr__, __dir__ = lazy_exports(
         "Slices": ".slices",
         "Temperature": "._temperature",
         "TrainingDynamics": ".dynamics",
+        "adversarial_radius": ".robustness",
         "brier_score": "._brier",
         "calibration": "._calibration",
         "class_learning": ".dynamics",
+        "corruption_accuracy": ".robustness",
         "cross_fit_temperature": "._temperature",
         "detect": ".out_of_distribution",
         "energy": ".out_of_distribution",
+        "explanation_movement": ".robustness",
         "find_slices": ".slices",
+        "first_order_radius": ".robustness",
         "fit_temperature": "._temperature",
         "label_errors": "._label_errors",
         "maximum_logit": ".out_of_distribution",
