@@ -1,5 +1,6 @@
 """Tables with one row per test image: CSV files and columns in memory."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,28 @@ def test_rows_follow_a_sample(limit: int) -> None:
     assert sample.indices is not None
     metadata = read_metadata({"number": range(200)}, sample.indices, 200, "images")
     assert metadata["number"].tolist() == sample.images.pixels[:, 0, 0, 0].tolist()
+
+
+def test_cells_at_the_limits(tmp_path: Path) -> None:
+    large = csv(tmp_path, "a,b\n1152921504606846976,9007199254740993\n1152921504606846977,\n")
+    metadata = read_metadata(large, [0, 1], 2, "test images")
+    assert metadata["a"].tolist() == [2**60, 2**60 + 1]
+    assert metadata["b"].tolist() == [2**53 + 1, None]
+    early = csv(tmp_path, "a\n0001-01-01T00:00:00+05:00\n2020-01-01T00:00:00+00:00\n")
+    assert read_metadata(early, [0], 2, "test images")["a"].tolist() == ["0001-01-01T00:00:00+05:00"]
+    # a minute with quadratic backtracking
+    digits = csv(tmp_path, "a\n" + "1" * 100_000 + "x\n1\n")
+    started = time.perf_counter()
+    assert read_metadata(digits, [1], 2, "test images")["a"].tolist() == ["1"]
+    assert time.perf_counter() - started < 5
+
+
+def test_repeated_columns_and_numbers_of_a_feather_file(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    feather = pytest.importorskip("pyarrow.feather")
+    columns = [pa.array([2**60, None, 2**60 + 1]), pa.array([1, 2, 3])]
+    feather.write_feather(pa.Table.from_arrays(columns, names=["a", "a"]), tmp_path / "a.feather")
+    with pytest.raises(ConfigError, match="more than one column 'a'"):
+        read_metadata(tmp_path / "a.feather", [0], 3, "test images")
+    feather.write_feather(pa.Table.from_arrays(columns, names=["a", "b"]), tmp_path / "a.feather")
+    assert read_metadata(tmp_path / "a.feather", [0, 1, 2], 3, "test images")["a"].tolist() == [2**60, None, 2**60 + 1]

@@ -1,5 +1,6 @@
 """Calibration: reliability diagram, calibration error with its null distribution, and Brier score."""
 
+import inspect
 import math
 from itertools import product
 
@@ -246,3 +247,19 @@ def test_invalid_values_are_refused(probabilities, labels, error, message) -> No
 def test_invalid_options_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         calibration(torch.full((2, 2), 0.5), torch.tensor([0, 1]), **options)
+
+
+@pytest.mark.parametrize("bins", [0, -1, 2.5, True, "5"])
+def test_brier_score_needs_a_whole_number_of_bins(bins) -> None:
+    with pytest.raises(ConfigError, match="the argument bins of brier_score is"):
+        inspect.unwrap(brier_score)(torch.tensor([[0.8, 0.2]]), torch.tensor([0]), bins)
+
+
+def test_arrays_and_lists_are_refused_by_name() -> None:
+    probabilities, labels = torch.tensor([[0.8, 0.2]]), torch.tensor([0])
+    with pytest.raises(ShapeError, match=r"probabilities is of type ndarray; expected a tensor"):
+        inspect.unwrap(calibration)(probabilities.numpy(), labels)
+    with pytest.raises(ShapeError, match=r"labels is of type list; expected a tensor"):
+        inspect.unwrap(calibration)(probabilities, [0])
+    with pytest.raises(ShapeError, match=r"dtype torch\.complex64"):
+        calibration(probabilities, labels.to(torch.complex64))

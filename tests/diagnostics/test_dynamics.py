@@ -1,5 +1,6 @@
 """Training dynamics against values computed by hand and one image at a time."""
 
+import inspect
 import math
 import statistics
 from itertools import pairwise
@@ -152,3 +153,30 @@ def test_invalid_threshold_and_classes() -> None:
         class_learning(predictions, labels, 3, threshold=0)
     with pytest.raises(ConfigError, match=r"labels are in 0…2, expected 0…1"):
         class_learning(predictions, labels, 2)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "error", "message"),
+    [
+        (torch.full((2, 1), -1), torch.tensor([-1]), DataError, "labels go down to -1"),
+        (torch.zeros(2, 1), torch.tensor([0]), ShapeError, r"predictions of torch\.float32"),
+        (torch.zeros(2, 1).long(), torch.tensor([0.5]), ShapeError, r"labels of torch\.float32"),
+        (torch.zeros(2, 1).long(), [0], ShapeError, r"labels is of type list; expected a tensor"),
+    ],
+)
+def test_only_class_indices_are_compared(predictions, labels, error, message) -> None:
+    with pytest.raises(error, match=message):
+        inspect.unwrap(training_dynamics)(torch.full((2, 1), 0.5), predictions, labels)
+    with pytest.raises(error, match=message):
+        inspect.unwrap(class_learning)(predictions, labels, 2)
+
+
+def test_results_have_no_gradient_and_small_integers_are_class_indices() -> None:
+    probabilities, predictions = torch.rand(3, 2, requires_grad=True), torch.tensor([[0, 1]]).repeat(3, 1)
+    dynamics = inspect.unwrap(training_dynamics)(probabilities, predictions, torch.tensor([0, 1], dtype=torch.uint8))
+    assert not dynamics.confidence.requires_grad
+    assert dynamics.correctness.tolist() == [1, 1]
+    assert inspect.unwrap(class_learning)(predictions, torch.tensor([0, 1], dtype=torch.uint8), 2).learned.tolist() == [
+        0,
+        0,
+    ]

@@ -1,6 +1,7 @@
 """Influence compared with leave-one-out refits, hand-computed gradients, and retraining."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -346,3 +347,55 @@ def test_one_output_and_control_flow_are_refused() -> None:
     model = Branching()
     with pytest.raises(ModelError, match="vmap cannot differentiate"):
         self_influence(model, [model.state_dict()], images, labels)
+
+
+def test_half_precision_does_not_overflow() -> None:
+    images, labels = images_and_labels(6)
+    model, exact = linear().half(), linear().double()
+    exact.load_state_dict(model.state_dict())
+    images = 200 * images.abs()
+    given = (images, labels, images[:2], labels[:2])
+    half, double = (
+        tracin(one, [one.state_dict()], *given, learning_rates=[0.1], projection=None).scores for one in (model, exact)
+    )
+    assert float(double.abs().max()) > 6553  # the largest float16 times the learning rate
+    assert bool(half.isfinite().all())
+    torch.testing.assert_close(half, double, rtol=0.02, atol=0.02 * float(double.abs().max()))
+
+
+def test_images_that_require_gradients_give_plain_scores() -> None:
+    images, labels = images_and_labels(4)
+    model = linear()
+    given = ([model.state_dict()], images.requires_grad_(), labels)
+    result = trak(model, *given, images, labels)
+    assert not result.scores.requires_grad
+    assert not self_influence(model, *given).requires_grad
+    result.figure()
+
+
+def test_arguments_that_would_give_meaningless_scores_are_refused() -> None:
+    images, labels = images_and_labels(5)
+    model = linear()
+    given = ([model.state_dict()], images, labels)
+    for rate in (float("nan"), -1.0, "x"):
+        with pytest.raises(ConfigError, match="the argument learning_rates of self_influence is"):
+            inspect.unwrap(self_influence)(model, *given, learning_rates=[rate])
+        with pytest.raises(ConfigError, match="the argument learning_rates of tracin is"):
+            inspect.unwrap(tracin)(model, *given, images, labels, learning_rates=[rate])
+        with pytest.raises(ConfigError, match="the argument ridge of trak is"):
+            inspect.unwrap(trak)(model, *given, images, labels, ridge=rate)
+    with pytest.raises(ShapeError, match=r"dtype torch\.int64; pass floats"):
+        inspect.unwrap(trak)(model, [model.state_dict()], (255 * images).long(), labels, images, labels)
+    with pytest.raises(ConfigError, match="parameters is empty"):
+        trak(model, *given, images, labels, parameters=[])
+    twice = trak(model, *given, images, labels, parameters=["1.bias", "1.bias"])
+    torch.testing.assert_close(twice.scores, trak(model, *given, images, labels, parameters=["1.bias"]).scores)
+
+
+def test_leverages_of_one_and_other_shapes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="leverage of training row 0 is 1"):
+        inspect.unwrap(trak_scores)(torch.eye(3), torch.eye(3), torch.ones(3), leverage=True)
+    with pytest.raises(ShapeError, match=r"got shapes \(5, 2\), \(3, 3\)"):
+        inspect.unwrap(trak_scores)(torch.randn(5, 2), torch.eye(3))
+    with pytest.raises(ShapeError, match=r"\(2, 1\); expected"):
+        inspect.unwrap(trak_scores)(torch.eye(2), torch.eye(2), torch.ones(2, 1))

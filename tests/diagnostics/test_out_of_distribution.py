@@ -1,5 +1,6 @@
 """Scores, AUROC and distances against closed forms and scikit-learn."""
 
+import inspect
 import math
 from statistics import NormalDist
 
@@ -186,9 +187,9 @@ def test_dead_features_are_no_obstacle(training: tuple[torch.Tensor, torch.Tenso
 
 def test_invalid_embeddings(training: tuple[torch.Tensor, torch.Tensor]) -> None:
     embedding, labels = training
-    with pytest.raises(ShapeError, match="300 embeddings but 299 labels"):
+    with pytest.raises(ShapeError, match=r"300 embeddings but labels of shape \(299,\)"):
         EmbeddingReference.fit(embedding, labels[1:])
-    with pytest.raises(ConfigError, match="neighbors is 0"):
+    with pytest.raises(ConfigError, match=r"neighbors.* is 0"):
         EmbeddingReference.fit(embedding, labels, neighbors=0)
     with pytest.raises(DataError, match="at least one training image"):
         EmbeddingReference.fit(embedding[:0], labels[:0])
@@ -426,3 +427,28 @@ def test_invalid_shifts() -> None:
         shift_images(torch.rand(1, 1, 4, 4), "blurred", torch.Generator())
     with pytest.raises(ConfigError, match="scale"):
         shift_images(torch.rand(1, 1, 4, 4), "noisy", torch.Generator(), scale=(1.0, 1.0))
+
+
+def test_images_that_cannot_be_shifted_are_refused() -> None:
+    images, draws = torch.rand(2, 1, 8, 6), torch.Generator()
+    for shift in SHIFTS:
+        with pytest.raises(ShapeError, match=r"dtype torch\.uint8; expected floats"):
+            inspect.unwrap(shift_images)((255 * images).byte(), shift, draws)
+        with pytest.raises(ShapeError, match=r"shape \(1, 8, 6\)"):
+            inspect.unwrap(shift_images)(images[0], shift, draws)
+        with pytest.raises(DataError, match="outside the scale 0 to 1"):
+            shift_images(255 * images, shift, draws)
+        with pytest.raises(DataError, match="image 0 holds NaN"):
+            shift_images(images * torch.nan, shift, draws)
+        assert shift_images(images.half(), shift, draws).dtype == torch.float16
+
+
+def test_labels_of_a_reference_are_class_indices() -> None:
+    embedding, labels = torch.randn(20, 3), torch.arange(20) % 2
+    for wrong in (labels[:, None], labels.float(), labels > 0):
+        with pytest.raises(ShapeError, match="give one label per image, a class index"):
+            inspect.unwrap(EmbeddingReference.fit)(EmbeddingReference, embedding, wrong)
+    with pytest.raises(ShapeError, match="labels is of type list"):
+        inspect.unwrap(EmbeddingReference.fit)(EmbeddingReference, embedding, labels.tolist())
+    with pytest.raises(ShapeError, match="inside is of type list"):
+        inspect.unwrap(separation)([1.0], torch.ones(1))

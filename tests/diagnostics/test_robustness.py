@@ -1,5 +1,6 @@
 """Robustness: corruptions, adversarial radii and the movement of explanations, against independent derivations."""
 
+import inspect
 import math
 
 import pytest
@@ -341,3 +342,40 @@ def test_models_in_double_precision() -> None:
     assert found.images.dtype == torch.float32
     assert (found.radius > 0).all()
     assert corruption_accuracy(model, images, labels, strengths={"blur": (0.1,)}).correct["blur"][0] == 3
+
+
+def test_adversarial_images_of_bytes_are_not_rounded() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 2, bias=False))
+    images, labels = (255 * pictures(4)).byte(), torch.zeros(4, dtype=torch.uint8)
+    with torch.no_grad():
+        model[1].weight.normal_(generator=torch.Generator().manual_seed(0))
+        labels = model(images.float()).argmax(1).byte()
+    found = inspect.unwrap(adversarial_radius)(model, images, labels, pixel_range=(0, 255))
+    assert found.images.dtype == torch.float32
+    with torch.no_grad():
+        assert bool((model(found.images).argmax(1) != labels).all())
+    changes = (found.images.double() - images.double()).flatten(1).norm(dim=1)
+    torch.testing.assert_close(changes, found.radius)
+    assert float(found.radius.min()) > 0
+
+
+def test_labels_and_logits_of_other_types_are_refused() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, int]:
+            return x.flatten(1)[:, :3], 1
+
+    images, labels = pictures(2), torch.zeros(2, dtype=torch.int64)
+    for measure in (corruption_accuracy, adversarial_radius, first_order_radius):
+        with pytest.raises(ShapeError, match=r"dtype torch\.float32; expected images"):
+            inspect.unwrap(measure)(nonlinear(), images, labels.float())
+        with pytest.raises(ModelError, match="a value of type tuple; expected logits"):
+            inspect.unwrap(measure)(Pair(), images, labels)
+        with pytest.raises(ShapeError, match="labels is of type list"):
+            inspect.unwrap(measure)(nonlinear(), images, [0, 0])
+    for strengths in ({}, {"blur": ()}):
+        with pytest.raises(ConfigError, match="at least one corruption with at least one strength"):
+            inspect.unwrap(corruption_accuracy)(nonlinear(), images, labels, strengths=strengths)
+    with pytest.raises(UnknownName, match="blurr"):
+        corruption_accuracy(nonlinear(), images, labels, strengths={"blurr": ()})
+    with pytest.raises(ShapeError, match=r"shape \(2, 8, 8\); expected \(batch"):
+        inspect.unwrap(corrupt)(images[0], "noise", 0.1)

@@ -1,5 +1,6 @@
 """Error rates by slice: intervals that hold at once, corrected tests, and groups of images by column."""
 
+import inspect
 import re
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -257,8 +258,8 @@ def test_a_huge_number_is_infinite():
         (([0, 1], {"a": Sampled([0, 0], [1, 2])}), {}, ShapeError, "repeat or are outside 0 to 1"),
         (([0, 1], {"a": Sampled([0, 2], [1, 2])}), {}, ShapeError, "repeat or are outside 0 to 1"),
         (([0, 1], {"a": Sampled([0], [1, 2])}), {}, ShapeError, "2 values for 1 indices"),
-        (([0, 1], {}), {"least": 0}, ConfigError, "least is 0"),
-        (([0, 1], {}), {"confidence": 95}, ConfigError, "between 0 and 1"),
+        (([0, 1], {}), {"least": 0}, ConfigError, "least of find_slices is 0"),
+        (([0, 1], {}), {"confidence": 95}, ConfigError, "more than 0 and less than 1"),
     ],
 )
 def test_invalid_arguments(arguments, options, error, message):
@@ -281,3 +282,41 @@ def test_example_of_the_guide_runs():
     names = {}
     exec(compile(example, "slices.md", "exec"), names)
     assert names["result"].looks > 7
+
+
+def test_large_whole_numbers_are_not_rounded():
+    large = [2**60, 2**60 + 1] * 2
+    assert partition(large, bins=5, least=2).names == ("1152921504606846976", "1152921504606846977")
+    assert "too large" in partition([*large, None], bins=5, least=2)
+
+
+def test_names_of_groups_differ():
+    assert partition(["(missing)", None] * 2, bins=5, least=2).names == ("(missing)", "(missing) #2")
+    assert partition(["caf\udce9", "caf\\udce9"] * 2, bins=5, least=2).names == ("caf\\udce9", "caf\\udce9 #2")
+
+
+def test_values_at_the_limits():
+    assert "microseconds" in partition(np.array(["2020", "300000"] * 2, "datetime64[Y]"), bins=5, least=2)
+    nanoseconds = np.array([1, 10**10 + 1] * 2).astype("datetime64[ns]")
+    assert len(partition(nanoseconds, bins=5, least=2).names) == 2
+    masked = np.ma.array([7, 2] * 2, mask=[True, False] * 2)
+    assert partition(masked, bins=5, least=2).names == ("2", "(missing)")
+    assert partition([Decimal("sNaN"), Decimal(1)] * 2, bins=5, least=2).names == ("1", "(missing)")
+    early = [datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5))), datetime(2020, 1, 1, tzinfo=UTC)]
+    assert partition(early * 2, bins=5, least=2).names == ("0001-01-01", "2020-01-01")
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        ({1: ["a", "b"], "1": ["c", "d"]}, ConfigError, "more than one column has the name '1'"),
+        ([1, 2], ShapeError, "columns is of type list"),
+        ({"a": np.array(3)}, ShapeError, "'a' is of type ndarray; pass one value per image"),
+        ({"a": {1, 2}}, ShapeError, "'a' is of type set; pass one value per image"),
+        ({"a": Sampled(np.array([True, False]), [1, 2])}, ShapeError, r"dtype bool; pass a list of integers"),
+        ({"a": Sampled(np.array([0.7, 1.2]), [1, 2])}, ShapeError, r"dtype float64; pass a list of integers"),
+    ],
+)
+def test_columns_that_are_none(columns, error, message):
+    with pytest.raises(error, match=message):
+        inspect.unwrap(find_slices)([True, False], columns)

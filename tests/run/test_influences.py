@@ -1,5 +1,6 @@
 """`pellucid.influence` on a small run: its checkpoints, its data, and its errors."""
 
+import inspect
 import json
 import shutil
 from itertools import pairwise
@@ -90,6 +91,7 @@ def test_changed_data_is_refused(save: Path, tmp_path: Path) -> None:
 
 
 def test_invalid_arguments_are_explained(save: Path) -> None:
+    influence = inspect.unwrap(pellucid.influence)  # without the types of the tests
     run = pellucid.load_run(save)
     for images, message in (
         ([40], "0 to 39"),
@@ -98,16 +100,32 @@ def test_invalid_arguments_are_explained(save: Path) -> None:
         (torch.rand(2, 28, 28), "list of indices"),
         (torch.rand(2, 3, 28, 28), r"the run's \(1, 28, 28\)"),
         (torch.zeros(2, 1, 28, 28).long(), "floats in"),
+        (torch.ones(40, dtype=torch.bool), "truth values"),
+        (["a"], "cannot be converted"),
     ):
         with pytest.raises(ShapeError, match=message):
-            pellucid.influence(run, images)
+            influence(run, images)
+    with pytest.raises(DataError, match=r"range from 0 to 255; pass floats in \[0, 1\]"):
+        influence(run, 255 * torch.eye(28)[None, None])
+    for targets in ([1.7], [True], ["3"]):
+        with pytest.raises(ShapeError, match="pass a class index|cannot be converted"):
+            influence(run, [0], targets=targets)
+    for epochs in (2, ["2"], [1.0]):
+        with pytest.raises(ConfigError, match="pass a list of epochs"):
+            influence(run, [0], epochs=epochs)
+    with pytest.raises(ConfigError, match="epoch 2 more than once"):
+        influence(run, [0], epochs=[2, 2])
+    with pytest.raises(ConfigError, match="the argument projection of influence is 512"):
+        influence(run, [0], projection=512)
+    with pytest.raises(ConfigError, match="run is of type int"):
+        influence(5, [0])
     with pytest.raises(ShapeError, match="pass one each"):
-        pellucid.influence(run, [0, 1], targets=[3])
+        influence(run, [0, 1], targets=[3])
     with pytest.raises(ConfigError, match="no run"):
-        pellucid.influence([], [0])
+        influence([], [0])
     with pytest.raises(ConfigError, match="one run"):
-        pellucid.influence([run, run], [0], method="tracin")
+        influence([run, run], [0], method="tracin")
     with pytest.raises(ConfigError, match="at least one epoch"):
-        pellucid.influence(run, [0], epochs=[])
+        influence(run, [0], epochs=[])
     with pytest.raises(SaveError, match="lacks the weights of epoch 9"):
-        pellucid.influence(run, [0], epochs=[9], method="tracin")
+        influence(run, [0], epochs=[9], method="tracin")

@@ -82,6 +82,11 @@ def test_missing_epochs_are_named(store: Store) -> None:
         ({"sample_distributions": np.zeros((2, 2, 3), np.float16)}, "sample_distributions has shape"),
         ({"sample": np.array([0, 2, 5], np.int32)}, "its sample has indices outside 0…4"),
         ({"sample": np.array([0, 1, 4], np.int32)}, "its sample differ from those of epoch 1"),
+        ({"sample_distributions": np.zeros((2, 3, 3), "U5")}, "sample_distributions has dtype <U5"),
+        ({"labels": np.array([0, 1, 2, 1, -1], np.int32)}, "its labels go down to -1"),
+        ({"predictions": np.full(5, 2**40)}, "predictions has numbers beyond 32 bits"),
+        ({"moments": np.array([4, 2], np.int32)}, "its moments are not in order within 0…4"),
+        ({"moments": np.array([2, 9], np.int32)}, "its moments are not in order within 0…4"),
         ({"steps": np.array(0)}, "steps is 0"),
         ({"steps": np.array(5)}, "its steps differ from those of epoch 1"),
     ],
@@ -108,3 +113,29 @@ def test_recordings_are_moved_aside_with_their_run(store: Store) -> None:
     assert target is not None
     assert Recorded(Store(target)).epochs == (1, 2)
     assert store.recorded_epochs() == []
+
+
+def rewrite(path: Path, **changes: np.ndarray) -> None:
+    with np.load(path) as arrays:
+        content = {name: arrays[name] for name in arrays.files}
+    np.savez(path, **content | changes)
+
+
+def test_numbers_of_other_sizes_and_other_arrays_are_read(store: Store) -> None:
+    expected = Recorded(store).probabilities
+    path = store.folder / "recordings/epoch_002.npz"
+    rewrite(
+        path,
+        probabilities=expected[1].numpy().astype(">f4"),
+        labels=LABELS.numpy().astype(">i8"),
+        note=np.array(["text"]),
+    )
+    recorded = Recorded(store)
+    assert torch.equal(recorded.probabilities, expected)
+    assert recorded.labels.tolist() == LABELS.tolist()
+
+
+def test_epochs_with_other_classes_are_refused(store: Store) -> None:
+    rewrite(store.folder / "recordings/epoch_002.npz", sample_distributions=np.zeros((2, 3, 4), np.float16))
+    with pytest.raises(SaveError, match="differ in their numbers of classes, 3 to 4"):
+        _ = Recorded(store).sample_distributions

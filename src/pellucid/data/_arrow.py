@@ -11,6 +11,8 @@ from pellucid.core.errors import DataError
 
 __all__ = ["count_rows", "read_cells", "read_column", "read_schema", "read_table"]
 
+LARGEST_WHOLE = 2**53
+"""Floats up to this value hold every whole number."""
 ROWS_AT_ONCE = 32
 """Rows decoded at a time, because a row group may hold a million images."""
 
@@ -132,7 +134,11 @@ def read_table(file: Path) -> tuple[list[str], int, dict[str, str], Any]:
     wanted = [name for name in names if name not in left_out]
     with _readable(file):
         opened = _opened(file)
-        table = opened.read(columns=wanted) if hasattr(opened, "iter_batches") else _whole(opened).select(wanted)
+        if hasattr(opened, "iter_batches"):
+            table = opened.read(columns=wanted)
+        else:
+            # by position, because names may repeat, which the caller reports
+            table = _whole(opened).select([number for number, name in enumerate(names) if name not in left_out])
 
     def pick(number: int, rows: np.ndarray) -> np.ndarray | str:
         import pyarrow as pa
@@ -166,13 +172,17 @@ def _values(column: Any) -> np.ndarray:
         column = column.cast(column.type.value_type)
     kind = column.type
     if types.is_floating(kind) or types.is_decimal(kind) or (types.is_integer(kind) and column.null_count):
+        whole = column.to_pylist() if types.is_integer(kind) else []
+        if any(value is not None and abs(value) > LARGEST_WHOLE for value in whole):
+            return np.array(whole, object)  # a float could make two of them equal
         column = column.cast(pa.float64(), safe=False)
         return np.array([np.nan if value is None else value for value in column.to_pylist()], np.float64)
     if types.is_integer(kind):
         return np.asarray(column.to_numpy())
     if types.is_date(kind) or types.is_timestamp(kind):
         # without the time zone, timestamps are in UTC
-        return np.asarray(column.cast(pa.timestamp("us"), safe=False).to_numpy(), "datetime64[us]")
+        # in its own unit, since seconds can count more years than microseconds
+        return np.asarray(column.to_numpy())
     made = np.empty(len(column), object)
     made[:] = column.to_pylist()
     return made.astype(bool) if types.is_boolean(kind) and not column.null_count else made

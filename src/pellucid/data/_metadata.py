@@ -24,9 +24,12 @@ __all__ = ["check_metadata", "read_metadata"]
 
 ARROW = (".parquet", ".arrow", ".feather")
 SUFFIXES = (*ARROW, ".csv")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
 CODE = re.compile(r"[+-]?0\d+")
 """Digits that are not a number, such as a postal code."""
+WHOLE = re.compile(r"[+-]?\d{1,300}")
+LARGE = re.compile(r"[+-]?\d{16,}")
+"""A whole number that a float may round, so that two ids would become equal."""
 
 
 def check_metadata(source: Any) -> None:
@@ -73,8 +76,10 @@ def read_metadata(source: Any, positions: Sequence[int] | torch.Tensor, total: i
     _check_names([printable(str(name)) for name in names], "the metadata")
     columns = {printable(str(name)): source[name] for name in names}
     for name, values in columns.items():
-        if not hasattr(values, "__len__") or isinstance(values, str | bytes):
-            raise ConfigError(f"the metadata column {name!r} is of type {type(values).__name__}; pass one per row.")
+        if not hasattr(values, "__len__") or isinstance(values, str | bytes) or getattr(values, "ndim", 1) == 0:
+            raise ConfigError(
+                f"the metadata column {name!r} is of type {type(values).__name__}; pass one value per row."
+            )
     counts = {name: len(values) for name, values in columns.items()}
     for name, count in counts.items():
         _check_rows(count, total, len(chosen), f"the metadata column {name!r}", images)
@@ -179,9 +184,12 @@ def _converted(cells: Sequence[str]) -> np.ndarray:
     """
     cells = [cell.strip() for cell in cells]
     present = [cell for cell in cells if cell]
-    if present and all(NUMBER.fullmatch(cell) for cell in present) and not any(map(CODE.fullmatch, present)):
-        return np.array([float(cell) if cell else np.nan for cell in cells])
     made = np.empty(len(cells), object)
+    if present and all(NUMBER.fullmatch(cell) for cell in present) and not any(map(CODE.fullmatch, present)):
+        if not (any(map(LARGE.fullmatch, present)) and all(map(WHOLE.fullmatch, present))):
+            return np.array([float(cell) if cell else np.nan for cell in cells])
+        made[:] = [int(cell) if cell else None for cell in cells]
+        return made
     if present and {cell.lower() for cell in present} <= {"true", "false"}:
         made[:] = [cell.lower() == "true" if cell else None for cell in cells]
         return made
@@ -196,9 +204,13 @@ def _dates(cells: Sequence[str]) -> np.ndarray | None:
     """Return ISO dates and times in UTC; None if a cell is something else."""
     try:
         moments = [datetime.fromisoformat(cell) if cell else None for cell in cells]
-    except ValueError:
+        plain = [_in_utc(moment) for moment in moments]
+    except (ValueError, OverflowError):  # no date, or one that is not within the years 1 to 9999 in UTC
         return None
     if len({moment.tzinfo is None for moment in moments if moment}) > 1:  # with and without a time zone
         return None
-    plain = [moment.astimezone(UTC).replace(tzinfo=None) if moment and moment.tzinfo else moment for moment in moments]
     return np.array([np.datetime64("NaT") if moment is None else moment for moment in plain], "datetime64[us]")
+
+
+def _in_utc(moment: datetime | None) -> datetime | None:
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment and moment.tzinfo else moment

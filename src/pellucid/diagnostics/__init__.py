@@ -19,7 +19,7 @@ All functions take and return tensors; the hooks and sections of the same names 
 - `robustness`: accuracy on corrupted images (`_corruptions`), smallest adversarial changes (`_adversarial`; geometry
   in `_balls`), their first-order estimates (`_first_order`), and the movement of explanations while the
   prediction stays (`_movement`); `_classified` holds the model and the images
-- `_proportions`: intervals of proportions
+- `_proportions`: intervals of proportions; `_arguments`: checks of tensors and class indices
 
 >>> import torch
 >>> from pellucid.diagnostics import fit_temperature

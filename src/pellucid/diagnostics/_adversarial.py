@@ -52,7 +52,7 @@ class Adversarial:
     """Norm of the change, in units of the pixels. It is that of an actual adversarial image, so it is an upper bound of
     the smallest change. 0 for images that are misclassified already; infinite if no attack succeeded."""
     images: Float[Tensor, "image channel height width"]
-    """The adversarial images; the original ones where the radius is 0 or infinite."""
+    """The adversarial images, as floats; the original ones where the radius is 0 or infinite."""
     predictions: Int64[Tensor, " image"]
     """Predicted classes of `images`."""
     first_order: FirstOrder
@@ -101,7 +101,7 @@ def adversarial_radius(
     """
     check_argument("adversarial_radius", "norm", norm, Norm)
     with classified(model, images, labels, pixel_range) as given:
-        nearest = first_order_radius(model, images, labels, norm=norm)
+        nearest = first_order_radius(model, given.images, given.labels, norm=norm)
         searches = [
             _Search(given, slice(start, start + given.chunk), Ball(norm, pixel_range), attack or Attack())
             for start in range(0, len(images), given.chunk)
@@ -111,7 +111,9 @@ def adversarial_radius(
     if not searches:
         return Adversarial(nearest.radius, images, nearest.nearest, nearest)
     radius, changed = (torch.cat([getattr(one, name) for one in searches]) for name in ("high", "best"))
-    return Adversarial(radius, changed.to(images), torch.cat([one.predictions for one in searches]), nearest)
+    # rounded to integers, the images would no longer be adversarial
+    changed = changed.to(images) if images.is_floating_point() else changed.to(images.device)
+    return Adversarial(radius, changed, torch.cat([one.predictions for one in searches]), nearest)
 
 
 @dataclass(eq=False)

@@ -1,11 +1,13 @@
 """Brier score with its decomposition into reliability, resolution and uncertainty."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pellucid.core.options import Range, check_argument
 from pellucid.diagnostics._predicted import check_probabilities
 from pellucid.diagnostics._reliability import bin_edges, bin_indices
 
@@ -59,6 +61,7 @@ def brier_score(probabilities: Tensor, labels: Tensor, bins: int = 15) -> BrierS
     0.4
     """
     check_probabilities(probabilities, labels)
+    check_argument("brier_score", "bins", bins, Annotated[int, Range(1, 1000)])
     probabilities, labels = probabilities.detach().double().cpu(), labels.detach().long().cpu()
     count, classes = probabilities.shape
     p, places = probabilities, bin_indices(probabilities, bin_edges(bins))

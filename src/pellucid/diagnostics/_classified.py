@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pellucid.core.errors import ModelError, ShapeError, UnsupportedOperation
 from pellucid.core.isolation import isolated
+from pellucid.diagnostics._arguments import check_tensors, holds_integers
 from pellucid.diagnostics._corruptions import check_images
 from pellucid.engine.derivatives import missing_derivative
 from pellucid.engine.model import device_of, dtype_of, frozen, images_per_chunk
@@ -66,13 +68,14 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
 
 @contextmanager
 def classified(
-    model: nn.Module, images: Tensor, labels: Tensor, pixel_range: tuple[float, float] | None = None
+    model: nn.Module, images: Any, labels: Any, pixel_range: tuple[float, float] | None = None
 ) -> Iterator[Classified]:
     """Freeze a model, and check that images and labels fit it; restore the model on exit."""
-    if images.ndim != 4 or labels.shape != images.shape[:1]:
+    check_tensors(images=images, labels=labels)
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not holds_integers(labels):
         raise ShapeError(
-            f"got images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}; expected images "
-            "(batch, channel, height, width) with one label each."
+            f"got images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)} and dtype "
+            f"{labels.dtype}; expected images (batch, channel, height, width) with one label each, a class index."
         )
     check_images(images, pixel_range)
     with isolated(), frozen(model) as network:
@@ -82,10 +85,15 @@ def classified(
             with torch.no_grad():
                 _check_logits(network(images[:1].clone()), labels)
             chunk = min(images_per_chunk(network, images), IMAGES_AT_ONCE)
-        yield Classified(network, images, labels.to(images.device), chunk)
+        yield Classified(network, images, labels.to(images.device, torch.int64), chunk)
 
 
-def _check_logits(logits: Tensor, labels: Tensor) -> None:
+def _check_logits(logits: Any, labels: Tensor) -> None:
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"the model returns a value of type {type(logits).__name__}; expected logits (batch, class). Wrap it in a "
+            "module that returns its logits alone."
+        )
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ShapeError(
             f"the model returns shape {tuple(logits.shape)} for one image; expected logits (batch, class) of at least "

@@ -8,15 +8,17 @@ unit and which fit images of any size and number of channels.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.core.errors import ConfigError, DataError, UnknownName
+from pellucid.core.errors import ConfigError, DataError, ShapeError, UnknownName
 from pellucid.core.finite import check_inputs
 from pellucid.core.seeding import generator
 from pellucid.core.types import Images
+from pellucid.diagnostics._arguments import check_tensors
 
 __all__ = ["CORRUPTIONS", "Corruption", "check_images", "corrupt"]
 
@@ -64,6 +66,7 @@ def corrupt(
 
     Raises:
         UnknownName: for an unknown corruption.
+        ShapeError: for images of another shape.
         ConfigError: for a strength that is negative or not finite, or an empty pixel range.
         DataError: for pixels that are not finite or outside the pixel range.
 
@@ -78,6 +81,8 @@ def corrupt(
     if not 0 <= strength < math.inf:
         raise ConfigError(f"the strength of {name} is {strength}; expected a finite number of at least 0.")
     check_images(images, pixel_range)
+    if images.ndim != 4:
+        raise ShapeError(f"got images of shape {tuple(images.shape)}; expected (batch, channel, height, width).")
     if strength == 0 or not images.numel():
         return images.clone()
     low, high = pixel_range
@@ -87,8 +92,10 @@ def corrupt(
     return (changed.clamp(0, 1) * (high - low) + low).clamp(low, high)
 
 
-def check_images(images: Tensor, pixel_range: tuple[float, float] | None) -> None:
+def check_images(images: Any, pixel_range: tuple[float, float] | None) -> None:
     """Raise an error unless images are finite and, up to rounding, within the pixel range, if there is one."""
+    check_tensors(images=images)
+    images = images.detach()
     if images.numel():
         check_inputs(images)
     if pixel_range is None:

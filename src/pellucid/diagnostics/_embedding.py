@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pellucid.core.errors import ConfigError, DataError, ShapeError
+from pellucid.core.errors import DataError, ShapeError
+from pellucid.core.options import Range, check_argument
 from pellucid.core.types import Embedding, Labels
+from pellucid.diagnostics._arguments import check_tensors, holds_integers
 
 __all__ = ["ClassGaussians", "EmbeddingReference", "shrinkage_of"]
 
@@ -111,11 +114,15 @@ class EmbeddingReference:
         Raises `ShapeError` if the numbers of embeddings and labels differ, `DataError` for no images or values that are
         not finite, and `ConfigError` for an invalid number of neighbors.
         """
-        if neighbors < 1:
-            raise ConfigError(f"neighbors is {neighbors}; pass at least 1.")
-        if len(embedding) != len(labels):
-            raise ShapeError(f"got {len(embedding)} embeddings but {len(labels)} labels; give one label per image.")
-        embedding, labels = _checked(embedding), labels.detach().cpu()
+        check_argument("EmbeddingReference.fit", "neighbors", neighbors, Annotated[int, Range(1)])
+        embedding = _checked(embedding)
+        check_tensors(labels=labels)
+        if labels.shape != embedding.shape[:1] or not holds_integers(labels):
+            raise ShapeError(
+                f"got {len(embedding)} embeddings but labels of shape {tuple(labels.shape)} and dtype {labels.dtype}; "
+                "give one label per image, a class index."
+            )
+        labels = labels.detach().cpu()
         if not embedding.numel():
             raise DataError(
                 f"got an embedding of shape {tuple(embedding.shape)}; give at least one training image with a feature."
@@ -170,7 +177,8 @@ def shrinkage_of(residuals: Float[Tensor, "image feature"], covariance: Float[Te
     return min(1.0, max(noise, 0.0) / spread) if spread > 1e-12 * square else 1.0
 
 
-def _checked(embedding: Tensor) -> Embedding:
+def _checked(embedding: Any) -> Embedding:
+    check_tensors(embedding=embedding)
     if embedding.ndim != 2 or not embedding.is_floating_point():
         raise ShapeError(
             f"got an embedding of shape {tuple(embedding.shape)} and dtype {embedding.dtype}; expected floats of shape "

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from pellucid.core.errors import ConfigError, ModelError, ShapeError
+from pellucid.core.options import Range, check_argument
 from pellucid.engine.model import device_of, dtype_of
 
 __all__ = ["Explained", "Gradients", "Objective", "Weights", "as_floats", "last_parameters"]
@@ -51,7 +52,9 @@ class Gradients:
         for name in names or ():
             if name not in floating:
                 raise ModelError(f"the model has no parameter {name!r}; its parameters are {', '.join(floating[:20])}.")
-        chosen = tuple(floating if names is None else names)
+        chosen = tuple(floating if names is None else dict.fromkeys(names))
+        if names is not None and not chosen:
+            raise ConfigError("parameters is empty; pass at least one name, or None for all.")
         if not chosen:
             raise ModelError("the model has no parameters, so no training image can influence it.")
         placed = {name: weights.get(name, value).detach().to(value.device, value.dtype) for name, value in own.items()}
@@ -73,13 +76,12 @@ class Gradients:
         device, dtype = device_of(self.model), dtype_of(self.model)
         inside = {name: self.weights[name] for name in self.names}
         fitting = min(MOST_IMAGES, GRADIENT_VALUES // self.parameters, PIXEL_VALUES // images[:1].numel())
+        check_argument("tracin and trak", "batch_size", batch_size, Annotated[int, Range(1)] | None)
         size = max(1, fitting) if batch_size is None else batch_size
-        if size < 1:
-            raise ConfigError(f"batch_size is {size}, expected at least 1, or None to choose it by memory.")
         differentiate = self._function(objective)
         for start in range(0, len(images), size):
             part = slice(start, min(start + size, len(images)))
-            inputs = as_floats(images[part]).to(device, dtype)
+            inputs = as_floats(images[part].detach()).to(device, dtype)
             logits = self._logits(inputs)
             _check_labels(labels[part], logits)
             one_hot = F.one_hot(labels[part].to(device), logits.shape[1]).to(dtype)

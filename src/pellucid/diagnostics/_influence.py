@@ -106,9 +106,9 @@ class Influence:
         ranked = [self.proponents(count), self.opponents(count)]
         names = classes or [str(label) for label in range(int(max(self.labels.max(), self.targets.max())) + 1)]
         return influence_figure(
-            as_floats(self.images[chosen]).numpy(),
+            as_floats(self.images[chosen]).detach().cpu().numpy(),
             [names[label] for label in self.targets[chosen].tolist()],
-            [as_floats(self.train_images[one.indices[chosen]].flatten(0, 1)).numpy() for one in ranked],
+            [as_floats(self.train_images[one.indices[chosen]].flatten(0, 1)).detach().cpu().numpy() for one in ranked],
             [[names[label] for label in self.labels[one.indices[chosen]].flatten().tolist()] for one in ranked],
             [one.scores[chosen].numpy() for one in ranked],
             f"Influence of {self.scores.shape[1]:,} training images ({self.method})",

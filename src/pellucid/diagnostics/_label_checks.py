@@ -1,10 +1,13 @@
 """Checks of the arguments of `label_errors`."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pellucid.core.errors import DataError, ShapeError
 from pellucid.core.finite import bad_value
+from pellucid.diagnostics._arguments import check_tensors, holds_integers
 
 __all__ = ["check_predictions"]
 
@@ -12,8 +15,9 @@ LARGEST_ROUNDING = 1e-2
 """Maximum distance of a sum of probabilities from 1, for probabilities of half precision."""
 
 
-def check_predictions(probabilities: Tensor, labels: Tensor, embedding: Tensor | None, allow_missing: bool) -> Tensor:
+def check_predictions(probabilities: Any, labels: Any, embedding: Any, allow_missing: bool) -> Tensor:
     """Return the mask of examples with a prediction; raise an error if the arguments are invalid."""
+    check_tensors(probabilities=probabilities, labels=labels)
     if probabilities.ndim != 2 or probabilities.shape[1] < 2 or not probabilities.is_floating_point():
         raise ShapeError(
             f"Expected probabilities as floats of shape (example, class) with at least two classes, got "
@@ -42,7 +46,7 @@ def check_predictions(probabilities: Tensor, labels: Tensor, embedding: Tensor |
 
 def _check_labels(labels: Tensor, probabilities: Tensor) -> None:
     count, classes = probabilities.shape
-    if labels.shape != (count,) or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    if labels.shape != (count,) or not holds_integers(labels):
         raise ShapeError(
             f"Expected one integer label for each of {count} rows of probabilities, got labels of shape "
             f"{tuple(labels.shape)} of {labels.dtype}."
@@ -55,6 +59,7 @@ def _check_labels(labels: Tensor, probabilities: Tensor) -> None:
 
 
 def _check_embedding(embedding: Tensor, is_predicted: Tensor) -> None:
+    check_tensors(embedding=embedding)
     if embedding.ndim != 2 or len(embedding) != len(is_predicted) or not embedding.is_floating_point():
         raise ShapeError(
             f"Expected an embedding of floats with one row for each of {len(is_predicted)} examples, got shape "

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from pellucid.core.errors import ConfigError
+from pellucid.core.options import Range, check_argument
 from pellucid.diagnostics._confident_learning import calibrated_joint, confident_joint, label_noise, log_odds
 from pellucid.diagnostics._label_checks import check_predictions
 from pellucid.diagnostics._nearest import neighbor_labels
@@ -116,8 +117,8 @@ def label_errors(
     (2, 1, 1)
     """
     is_predicted = check_predictions(probabilities, labels, embedding, allow_missing)
-    if neighbors < 1:
-        raise ConfigError(f"neighbors is {neighbors}; expected at least 1.")
+    check_argument("label_errors", "neighbors", neighbors, Annotated[int, Range(1)])
+    check_argument("label_errors", "seed", seed, Annotated[int, Range(0)])
     kept = is_predicted.nonzero()[:, 0]
     points = None if embedding is None else embedding[kept].detach()
     known, given = probabilities[kept].detach().double(), labels[kept].long()

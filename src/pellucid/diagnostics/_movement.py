@@ -14,6 +14,7 @@ from pellucid.core.finite import first_bad_row
 from pellucid.core.options import Count, Options
 from pellucid.core.seeding import generator
 from pellucid.core.types import Images
+from pellucid.diagnostics._arguments import check_tensors
 from pellucid.diagnostics._balls import Ball
 from pellucid.diagnostics._classified import Classified, classified
 
@@ -103,6 +104,7 @@ def explanation_movement(
     >>> moved.attack.tolist()  # the gradient of a linear model is constant
     [0.0, 0.0]
     """
+    check_tensors(images=images, radii=radii)
     if radii.shape != images.shape[:1]:
         raise ShapeError(f"got radii of shape {tuple(radii.shape)} for {len(images)} images; pass one radius each.")
     if not bool((radii.isfinite() & (radii >= 0)).all()):

@@ -1,5 +1,6 @@
 """Groups of images by the values of a column: one group per value, or quantile bins of many numbers or dates."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -80,8 +81,24 @@ def _large_enough(names: Sequence[str], codes: np.ndarray, least: int) -> Partit
     if not is_kept.any():
         return f"none of its groups has {least} images"
     numbers = np.where(is_kept, np.cumsum(is_kept) - 1, -1)
-    kept = tuple(name for name, keep in zip(names, is_kept, strict=True) if keep)
-    return Partition(kept, np.where(codes >= 0, numbers[codes], -1))
+    kept = [name for name, keep in zip(names, is_kept, strict=True) if keep]
+    return Partition(_distinct(kept), np.where(codes >= 0, numbers[codes], -1))
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Number equal names, such as that of missing values and the same text as a value.
+
+    >>> _distinct(["a", "(missing)", "(missing)"])
+    ('a', '(missing)', '(missing) #2')
+    """
+    made: dict[str, None] = {}  # in order
+    for name in names:
+        own, number = name, 1
+        while own in made:
+            number += 1
+            own = f"{name} #{number}"
+        made[own] = None
+    return tuple(made)
 
 
 def _valued(distinct: np.ndarray, counts: np.ndarray, least: int) -> tuple[list[str], np.ndarray] | str:
@@ -161,6 +178,8 @@ def _typed(values: Any) -> np.ndarray | str:
 
     Missing values are None among texts and booleans, NaN among numbers and NaT among dates.
     """
+    if isinstance(values, np.ma.MaskedArray):
+        values = values.tolist()  # None where it is masked
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().float() if values.dtype == torch.bfloat16 else values.detach().cpu()
     column = values if isinstance(values, np.ndarray) else None
@@ -171,7 +190,10 @@ def _typed(values: Any) -> np.ndarray | str:
     if column is not None and column.dtype.kind in NUMBER_KINDS:
         return column.astype(NUMBER_KINDS[column.dtype.kind])
     if column is not None and column.dtype.kind == "M":
-        return column.astype("datetime64[us]")
+        moments = column.astype("datetime64[us]")
+        # beyond 292,000 years, the conversion overflows to another year
+        is_same = (moments.astype("datetime64[Y]") == column.astype("datetime64[Y]")) | np.isnat(column)
+        return moments if is_same.all() else "its dates are beyond those that can be counted in microseconds"
     if column is not None and column.dtype.kind == "b":
         return column
     if column is not None and column.dtype.kind == "U":
@@ -188,7 +210,11 @@ def _from_objects(values: Iterable[Any]) -> np.ndarray | str:
     if len(kinds) > 1:
         return f"its values are of several types ({', '.join(sorted(kinds))})"
     kind = kinds.pop() if kinds else "text"
+    if kind == "number" and None not in plain and all(_is_long(value) for value in plain):
+        return np.array(plain, np.int64)
     if kind == "number":
+        if any(_is_rounded(value) for value in plain):
+            return "its whole numbers are too large to tell them apart; convert them to text"
         return np.array([np.nan if value is None else _float(value) for value in plain], np.float64)
     if kind == "date":
         return np.array([np.datetime64("NaT") if value is None else _utc(value) for value in plain], "datetime64[us]")
@@ -201,7 +227,8 @@ def _from_objects(values: Iterable[Any]) -> np.ndarray | str:
 
 def _is_null(value: Any) -> bool:
     """Return True for None, NaN and the missing values of other libraries."""
-    is_nan = isinstance(value, Real | Decimal) and bool(value != value)
+    # a signaling NaN cannot be compared
+    is_nan = value.is_nan() if isinstance(value, Decimal) else isinstance(value, Real) and bool(value != value)
     return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
@@ -215,6 +242,15 @@ def _kind(value: Any) -> str:
     return "date" if isinstance(value, date | np.datetime64) else type(value).__name__
 
 
+def _is_long(value: Any) -> bool:
+    return isinstance(value, Integral) and -(2**63) <= int(value) < 2**63
+
+
+def _is_rounded(value: Any) -> bool:
+    """Return True for a whole number of up to 300 digits that no float equals."""
+    return isinstance(value, Integral) and math.isfinite(number := _float(value)) and int(number) != int(value)
+
+
 def _float(value: Any) -> float:
     try:
         return float(value)
@@ -225,5 +261,8 @@ def _float(value: Any) -> float:
 def _utc(value: date | np.datetime64) -> Any:
     """Return a moment in UTC; one without a time zone is taken as it is."""
     if isinstance(value, datetime) and value.tzinfo is not None:
-        value = value.astimezone(UTC).replace(tzinfo=None)
+        try:
+            value = value.astimezone(UTC).replace(tzinfo=None)
+        except OverflowError:  # within a day of the years 1 or 9999
+            value = value.replace(tzinfo=None)
     return np.array(value, "datetime64[us]")[()]

@@ -1,10 +1,12 @@
 """Checks of predicted logits or probabilities and of the labels that belong to them."""
 
-import torch
+from typing import Any
+
 from torch import Tensor
 
 from pellucid.core.errors import DataError, ShapeError
 from pellucid.core.finite import bad_value, first_bad_row
+from pellucid.diagnostics._arguments import check_tensors, holds_integers
 
 __all__ = ["check_logits", "check_probabilities"]
 
@@ -12,16 +14,17 @@ LARGEST_ROUNDING = 1e-3
 """Largest distance of a sum of probabilities from 1."""
 
 
-def check_logits(logits: Tensor, labels: Tensor, fewest: int = 1) -> None:
+def check_logits(logits: Any, labels: Any, fewest: int = 1) -> None:
     """Raise an error unless `logits` are finite, with a valid label for each of at least `fewest` images."""
     _check_shapes(logits, labels, "logits", fewest)
     _check_finite(logits, "logits")
 
 
-def check_probabilities(probabilities: Tensor, labels: Tensor) -> None:
+def check_probabilities(probabilities: Any, labels: Any) -> None:
     """Raise an error unless the rows of `probabilities` are distributions, with a valid label for each."""
     _check_shapes(probabilities, labels, "probabilities", 1)
     _check_finite(probabilities, "probabilities")
+    probabilities = probabilities.detach()
     sums = probabilities.double().sum(1)
     if bool((probabilities < 0).any()) or float((sums - 1).abs().max()) > LARGEST_ROUNDING:
         row = int(((probabilities < 0).any(1) | ((sums - 1).abs() > LARGEST_ROUNDING)).nonzero()[0])
@@ -32,13 +35,14 @@ def check_probabilities(probabilities: Tensor, labels: Tensor) -> None:
         )
 
 
-def _check_shapes(values: Tensor, labels: Tensor, name: str, fewest: int) -> None:
+def _check_shapes(values: Any, labels: Any, name: str, fewest: int) -> None:
+    check_tensors(**{name: values, "labels": labels})
     if values.ndim != 2 or values.shape[1] < 2 or not values.is_floating_point():
         raise ShapeError(
             f"{name} has shape {tuple(values.shape)} and dtype {values.dtype}; expected floats of shape (image, class) "
             "with at least two classes."
         )
-    if labels.shape != values.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.shape != values.shape[:1] or not holds_integers(labels):
         raise ShapeError(
             f"labels has shape {tuple(labels.shape)} and dtype {labels.dtype} for {name} of {len(values)} images; "
             "pass one class index per image."

@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.core.errors import ShapeError
+from pellucid.core.options import Range, check_argument
 from pellucid.core.seeding import generator
 
 __all__ = ["Kind", "Projection"]
@@ -44,10 +45,9 @@ class Projection:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dimensions < 1:
-            raise ConfigError(f"dimensions is {self.dimensions}, expected at least 1, for example Projection(1024).")
-        if self.kind not in get_args(Kind):
-            raise ConfigError(f"there is no projection {self.kind!r}; pass kind= one of {', '.join(get_args(Kind))}.")
+        check_argument("Projection", "dimensions", self.dimensions, Annotated[int, Range(1)])
+        check_argument("Projection", "kind", self.kind, Kind)
+        check_argument("Projection", "seed", self.seed, Annotated[int, Range(0)])
 
     @property
     def standard_error(self) -> float:

@@ -1,6 +1,7 @@
 """Risk-coverage curve: the error rate on the most confident images, as a function of their share."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from pellucid.core.errors import DataError, ShapeError
 from pellucid.core.finite import bad_value, first_bad_row
+from pellucid.diagnostics._arguments import check_tensors
 
 __all__ = ["RiskCoverage", "risk_coverage"]
 
@@ -86,7 +88,8 @@ def _best_risk(count: int, errors: int) -> Tensor:
     return (kept - (count - errors)).clamp(min=0) / kept
 
 
-def _check(confidence: Tensor, is_correct: Tensor) -> None:
+def _check(confidence: Any, is_correct: Any) -> None:
+    check_tensors(confidence=confidence, is_correct=is_correct)
     if confidence.ndim != 1 or not len(confidence) or not confidence.is_floating_point():
         raise ShapeError(
             f"confidence has shape {tuple(confidence.shape)} and dtype {confidence.dtype}; pass one float per image."

@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, DataError, ShapeError
+from pellucid.diagnostics._arguments import check_tensors
 
 __all__ = ["Separation", "separation"]
 
@@ -83,7 +85,8 @@ def separation(inside: Tensor, outside: Tensor, *, level: float = 0.95) -> Separ
     return Separation(auroc, low, high, float((outside <= threshold).double().mean()), n, m)
 
 
-def _checked(name: str, scores: Tensor) -> Float[Tensor, " image"]:
+def _checked(name: str, scores: Any) -> Float[Tensor, " image"]:
+    check_tensors(**{name: scores})
     if scores.ndim != 1:
         raise ShapeError(f"{name} has shape {tuple(scores.shape)}; pass one score per image, a vector.")
     if not len(scores):

@@ -1,13 +1,16 @@
 """Out-of-distribution images, made from images of the data: rotated, inverted, noisy, and with shuffled patches."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.core.errors import ConfigError
+from pellucid.core.errors import ConfigError, DataError, ShapeError
+from pellucid.core.finite import check_inputs
 from pellucid.core.types import Images
+from pellucid.diagnostics._arguments import check_tensors
 
 __all__ = ["SHIFTS", "shift_images"]
 
@@ -15,6 +18,8 @@ NOISE_SHARE = 0.3
 """Standard deviation of the noise, as a share of the pixel range."""
 PATCHES = 4
 """Patches along each side; fewer for images with fewer pixels."""
+ROUNDING = 1e-4
+"""Share of the pixel range by which pixels may exceed it."""
 
 SHIFTS: Mapping[str, str] = {
     "rotated": "rotated by 90° counterclockwise",
@@ -43,7 +48,8 @@ def shift_images(
         draws: CPU generator of the random numbers.
         scale: lowest and highest pixel value.
 
-    Raises `ConfigError` for an unknown shift or an empty pixel range.
+    Raises `ConfigError` for an unknown shift or an empty pixel range, `ShapeError` for another shape or dtype, and
+    `DataError` for pixels that are not finite or outside the pixel range.
 
     >>> images = torch.rand(2, 1, 8, 8)
     >>> draws = torch.Generator().manual_seed(0)
@@ -55,6 +61,7 @@ def shift_images(
     low, high = scale
     if not low < high:
         raise ConfigError(f"scale is {scale}; pass the lowest and the highest pixel value, in this order.")
+    _check_images(images, low, high)
     match shift:
         case "rotated":
             return _rotated(images)
@@ -69,11 +76,31 @@ def shift_images(
     raise ConfigError(f"shift is {shift!r}; pass one of {', '.join(SHIFTS)}.")
 
 
+def _check_images(images: Any, low: float, high: float) -> None:
+    check_tensors(images=images)
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ShapeError(
+            f"got images of shape {tuple(images.shape)} and dtype {images.dtype}; expected floats of shape (batch, "
+            "channel, height, width), for example images / 255 for bytes."
+        )
+    if not images.numel():
+        return
+    check_inputs(images)
+    first, last, room = float(images.min()), float(images.max()), ROUNDING * (high - low)
+    if first < low - room or last > high + room:
+        raise DataError(
+            f"the pixels range from {first:.4g} to {last:.4g}, outside the scale {low:g} to {high:g}; pass "
+            "scale=(lowest, highest) of your images."
+        )
+
+
 def _rotated(images: Images) -> Images:
     rotated = images.rot90(1, (2, 3))
     if rotated.shape == images.shape:
         return rotated
-    return F.interpolate(rotated, size=images.shape[-2:], mode="bilinear", antialias=True)
+    # in float32 at least, since half precision has no antialiasing on the CPU
+    exact = rotated if rotated.dtype == torch.float64 else rotated.float()
+    return F.interpolate(exact, size=images.shape[-2:], mode="bilinear", antialias=True).to(images.dtype)
 
 
 def _shuffled(images: Images, draws: torch.Generator) -> Images:

@@ -1,12 +1,15 @@
 """Training dynamics: how the predictions on training images changed while a network trained."""
 
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, DataError, ShapeError
+from pellucid.core.options import Range, check_argument
 from pellucid.core.types import Labels
+from pellucid.diagnostics._arguments import check_tensors, holds_integers
 from pellucid.diagnostics._proportions import wilson
 
 __all__ = ["ClassLearning", "TrainingDynamics", "class_learning", "training_dynamics"]
@@ -68,7 +71,8 @@ def training_dynamics(probabilities: Tensor, predictions: Tensor, labels: Labels
         predictions: (time, image) predicted classes; −1 where an image has no prediction, which leaves out the time.
         labels: (image,) class indices.
 
-    Raises `ShapeError` if the shapes do not match, and `DataError` if a probability with a prediction is not in 0…1.
+    Raises `ShapeError` if shapes or dtypes do not match, and `DataError` for a negative label, or if a probability
+    with a prediction is not in 0…1.
 
     >>> probabilities = torch.tensor([[0.2, 0.9], [0.8, 0.9], [0.5, 0.9]])
     >>> predictions = torch.tensor([[1, 1], [0, 1], [1, 1]])
@@ -78,6 +82,7 @@ def training_dynamics(probabilities: Tensor, predictions: Tensor, labels: Labels
     >>> dynamics.first_learned.tolist(), dynamics.hardest(1).tolist()
     ([1, 0], [0])
     """
+    check_tensors(probabilities=probabilities)
     _check(predictions, labels)
     if probabilities.shape != predictions.shape:
         raise ShapeError(
@@ -85,7 +90,7 @@ def training_dynamics(probabilities: Tensor, predictions: Tensor, labels: Labels
             f"{tuple(predictions.shape)}. Pass one probability per prediction."
         )
     seen, correct = predictions >= 0, predictions == labels
-    values = probabilities.double().where(seen, 0.0)
+    values = probabilities.detach().double().where(seen, 0.0)
     if not ((values >= 0) & (values <= 1)).all():  # also false for NaN
         raise DataError(
             "a probability is not in 0…1; pass probabilities, not logits, and the prediction −1 where there is none."
@@ -155,7 +160,8 @@ def class_learning(predictions: Tensor, labels: Labels, classes: int, *, thresho
         classes: number of classes.
         threshold: accuracy at which a class counts as learned, above 0 and at most 1.
 
-    Raises `ShapeError` if the shapes do not match, and `ConfigError` for an invalid threshold or number of classes.
+    Raises `ShapeError` if shapes or dtypes do not match, `DataError` for a negative label, and `ConfigError` for an
+    invalid threshold or number of classes.
 
     >>> predictions = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1]])
     >>> learning = class_learning(predictions, torch.tensor([0, 0, 1, 1]), 2, threshold=0.5)
@@ -163,9 +169,11 @@ def class_learning(predictions: Tensor, labels: Labels, classes: int, *, thresho
     ([[1.0, 0.0], [1.0, 0.5], [1.0, 1.0]], [0, 1])
     """
     _check(predictions, labels)
+    labels = labels.long()
+    check_argument("class_learning", "classes", classes, Annotated[int, Range(1)])
     if not 0 < threshold <= 1:
         raise ConfigError(f"got threshold={threshold}; expected an accuracy above 0 and at most 1, such as 0.9.")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+    if len(labels) and int(labels.max()) >= classes:
         raise ConfigError(f"the labels are in {labels.min()}…{labels.max()}, expected 0…{classes - 1}; check classes.")
     # one sum over all images per class, as a product with its membership would take (image, class) values
     right, total = (
@@ -184,7 +192,8 @@ def class_learning(predictions: Tensor, labels: Labels, classes: int, *, thresho
     )
 
 
-def _check(predictions: Tensor, labels: Labels) -> None:
+def _check(predictions: Any, labels: Any) -> None:
+    check_tensors(predictions=predictions, labels=labels)
     if predictions.ndim != 2 or predictions.shape[1:] != labels.shape:
         raise ShapeError(
             f"Expected predictions of shape (time, {len(labels)}), one column per label, got "
@@ -192,3 +201,11 @@ def _check(predictions: Tensor, labels: Labels) -> None:
         )
     if not len(predictions):
         raise ShapeError("Expected predictions of at least one time, got none.")
+    if not holds_integers(predictions) or not holds_integers(labels):
+        raise ShapeError(
+            f"Expected class indices, got predictions of {predictions.dtype} and labels of {labels.dtype}. Pass "
+            "logits.argmax(1), and labels.long()."
+        )
+    # a label of −1 would equal the prediction −1 of an image that has none
+    if len(labels) and int(labels.min()) < 0:
+        raise DataError(f"the labels go down to {int(labels.min())}; expected class indices from 0. Remove the images.")

@@ -6,6 +6,7 @@ first-order estimates; docs/influence.md shows how well they predict retraining.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ModelError, ShapeError
 from pellucid.core.isolation import isolated
+from pellucid.core.options import Range, check_argument
 from pellucid.core.types import Labels, Pixels, Targets
+from pellucid.diagnostics._arguments import check_tensors
 from pellucid.diagnostics._gradients import Explained, Gradients, Objective, Weights
 from pellucid.diagnostics._influence import Influence, Ranked, Scores
 from pellucid.diagnostics._projection import Projection
@@ -24,6 +27,8 @@ __all__ = ["Influence", "Projection", "Ranked", "self_influence", "tracin", "tra
 DEFAULT_PROJECTION = Projection()
 DEFAULT_RIDGE = 0.1
 """Ridge of TRAK, as a share of the mean eigenvalue of the Gram matrix."""
+SMALLEST_REST = 1e-9
+"""Distance of a leverage from 1 below which it counts as 1: the Gram matrix, in float64, is not more exact."""
 GRAM_ROWS = 4096
 """Number of training images whose features are converted to float64 at a time."""
 MOST_UNPROJECTED = 20_000
@@ -68,22 +73,18 @@ def tracin(
     """
     train, test = (train_images, train_labels), (images, targets)
     inside = _checked(model, checkpoints, train, test)
-    if len(learning_rates) != len(checkpoints) or any(not 0 <= rate < torch.inf for rate in learning_rates):
-        raise ConfigError(
-            f"expected one learning rate of at least 0 for each of {len(checkpoints)} checkpoints, got "
-            f"{list(learning_rates)}."
-        )
+    rates = _checked_rates("tracin", learning_rates, len(checkpoints))
     total, used = torch.zeros(len(targets), len(train_labels), device="cpu", dtype=torch.float64), 0
     with _frozen(inside):
-        for number, (weights, rate) in enumerate(zip(checkpoints, learning_rates, strict=True)):
+        for number, (weights, rate) in enumerate(zip(checkpoints, rates, strict=True)):
             source = _Features(Gradients.of(inside, weights, parameters), projection, "loss", number, batch_size)
             explained, _ = source.of(*test)
             for part, features, _ in source.batches(*train):
-                total[:, part] += rate * (explained @ features.T).double().cpu()
+                total[:, part] += rate * (_wide(explained) @ _wide(features).T).double().cpu()
             used = source.parameters
     return Influence(
         total.float(), targets.cpu(), train_labels.cpu(), "tracin", len(checkpoints), used, projection,
-        learning_rates=tuple(map(float, learning_rates)), images=images, train_images=train_images,
+        learning_rates=rates, images=images, train_images=train_images,
     )  # fmt: skip
 
 
@@ -130,6 +131,7 @@ def trak(
     """
     train, test = (train_images, train_labels), (images, targets)
     inside = _checked(model, checkpoints, train, test)
+    check_argument("trak", "ridge", ridge, Annotated[float, Range(0)])
     total = torch.zeros(len(targets), len(train_labels), device="cpu", dtype=torch.float64)
     residual, used, ridges = torch.zeros(len(train_labels), device="cpu", dtype=torch.float64), 0, []
     with _frozen(inside):
@@ -160,11 +162,20 @@ def trak_scores(
 
     h is the leverage φ_trainᵀ (ΦᵀΦ + ridge)⁻¹ φ_train. For a linear (ridge) regression with features Φ and residuals
     y − ŷ, the corrected scores are the exact decreases of the predictions when one training row is left out (Cook and
-    Weisberg, 1982). Raises `ConfigError` if the matrix is singular.
+    Weisberg, 1982). Raises `ShapeError` for other shapes, and `ConfigError` if the matrix is singular or the leverage
+    of a training row is 1, without which the regression has no solution.
 
     >>> trak_scores(torch.ones(2, 1), torch.ones(1, 1), torch.tensor([1.0, -1.0]), leverage=True)
     tensor([[ 1., -1.]])
     """
+    check_tensors(features_train=features_train, features_test=features_test)
+    is_matrix = features_train.ndim == features_test.ndim == 2 and features_train.shape[1] == features_test.shape[1]
+    if not is_matrix or (residuals is not None and residuals.shape != features_train.shape[:1]):
+        received = [tuple(one.shape) for one in (features_train, features_test, residuals) if one is not None]
+        raise ShapeError(
+            f"got shapes {', '.join(map(str, received))}; expected features (train, feature) and (test, feature), and "
+            "residuals (train,)."
+        )
     gram = torch.zeros(features_train.shape[1:] * 2, device=features_train.device, dtype=torch.float64)
     # in float64, because the square doubles the digits that an inverse loses; in parts, which bounds memory
     for part in features_train.split(GRAM_ROWS):
@@ -177,10 +188,16 @@ def trak_scores(
             f"the Gram matrix of {len(features_train)} × {len(gram)} features is singular; pass a positive ridge, or "
             "fewer dimensions than training images."
         )
+    features_train = _wide(features_train)
     solved = torch.cholesky_solve(features_test.double().T, factor).T.to(features_train.dtype)
     scores = solved @ features_train.T
     if leverage:
         own = torch.linalg.solve_triangular(factor, features_train.double().T, upper=False).square().sum(0)
+        if bool((own >= 1 - SMALLEST_REST).any()):
+            raise ConfigError(
+                f"the leverage of training row {int(own.argmax())} is 1: without it, the features of the others do not "
+                "determine the regression. Pass a positive ridge, or leverage=False."
+            )
         scores = scores / (1 - own).to(scores.dtype)
     return scores if residuals is None else scores * residuals
 
@@ -204,9 +221,8 @@ def self_influence(
     torch.Size([3])
     """
     inside = _checked(model, checkpoints, (images, labels))
-    rates = [1.0] * len(checkpoints) if learning_rates is None else learning_rates
-    if len(rates) != len(checkpoints):
-        raise ConfigError(f"expected one learning rate for each of {len(checkpoints)} checkpoints, got {len(rates)}.")
+    given = [1.0] * len(checkpoints) if learning_rates is None else learning_rates
+    rates = _checked_rates("self_influence", given, len(checkpoints))
     total = torch.zeros(len(labels), device="cpu", dtype=torch.float64)
     with _frozen(inside):
         for weights, rate in zip(checkpoints, rates, strict=True):
@@ -248,6 +264,20 @@ class _Features:
         return torch.cat(features), torch.cat(probabilities)
 
 
+def _wide(features: Tensor) -> Tensor:
+    """Return features in float32 at least: sums of products in half precision would overflow."""
+    return features if features.dtype == torch.float64 else features.float()
+
+
+def _checked_rates(function: str, rates: Any, checkpoints: int) -> tuple[float, ...]:
+    values = [rate.item() if isinstance(rate, Tensor) else rate for rate in rates]
+    for rate in values:
+        check_argument(function, "learning_rates", rate, Annotated[float, Range(0)])
+    if len(values) != checkpoints:
+        raise ConfigError(f"expected one learning rate for each of {checkpoints} checkpoints, got {values}.")
+    return tuple(map(float, values))
+
+
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
     with isolated(), frozen(model):
@@ -267,16 +297,19 @@ def _check_size(source: _Features, projection: Projection | None) -> int:
     return source.parameters
 
 
-def _checked(model: Network, checkpoints: Sequence[Weights], *sets: tuple[Tensor, Tensor]) -> nn.Module:
+def _checked(model: Network, checkpoints: Sequence[Weights], *sets: tuple[Any, Any]) -> nn.Module:
     """Return the bare module; raises an error if there is no checkpoint, or images and labels do not match."""
     if isinstance(checkpoints, dict) or not len(checkpoints):
         raise ConfigError("checkpoints is empty or a single state dict; pass a list such as [model.state_dict()].")
     for images, labels in sets:
-        if not len(images) or images.ndim < 2 or labels.shape != images.shape[:1]:
+        check_tensors(images=images, labels=labels)
+        if images.ndim < 2 or not len(images) or labels.shape != images.shape[:1]:
             raise ShapeError(
                 f"got images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}; pass at least "
                 "one image and one class index for each."
             )
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ShapeError(f"images have dtype {images.dtype}; pass floats as the model takes them, or bytes.")
         if labels.dtype != torch.int64:
             raise ShapeError(f"labels and targets have dtype {labels.dtype}; pass class indices, for example .long().")
     inside = unwrap(model)

@@ -12,6 +12,7 @@ from pellucid.core.errors import ConfigError, DataError, ShapeError
 from pellucid.core.isolation import without_autocast
 from pellucid.core.types import Images, Logits
 from pellucid.densities import Density
+from pellucid.diagnostics._arguments import check_tensors
 from pellucid.diagnostics._embedding import EmbeddingReference
 from pellucid.diagnostics._separation import Separation, separation
 from pellucid.diagnostics._shifts import SHIFTS, shift_images
@@ -224,7 +225,8 @@ def detect(
     return OutOfDistribution(dict(inside), {name: dict(scores) for name, scores in outside.items()}, table)
 
 
-def _checked(logits: Tensor) -> Float[Tensor, "batch class"]:
+def _checked(logits: Any) -> Float[Tensor, "batch class"]:
+    check_tensors(logits=logits)
     if logits.ndim != 2 or not logits.shape[1] or not logits.is_floating_point():
         raise ShapeError(
             f"got logits of shape {tuple(logits.shape)} and dtype {logits.dtype}; expected floats of shape "

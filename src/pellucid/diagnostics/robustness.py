@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
-from pellucid.core.errors import DataError
+from pellucid.core.errors import ConfigError, DataError, UnknownName
 from pellucid.core.types import Images, Labels
 from pellucid.diagnostics._adversarial import Adversarial, Attack, adversarial_radius
+from pellucid.diagnostics._arguments import check_tensors
 from pellucid.diagnostics._balls import NORMS, Norm
 from pellucid.diagnostics._classified import Classified, classified
 from pellucid.diagnostics._corruptions import CORRUPTIONS, Corruption, corrupt
@@ -95,6 +96,7 @@ def corruption_accuracy(
         ShapeError: if images, labels and model do not fit together.
         DataError: for no images, or pixels that are not finite or outside the pixel range.
         UnknownName: for an unknown corruption.
+        ConfigError: for no strengths.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     >>> images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
@@ -102,10 +104,16 @@ def corruption_accuracy(
     >>> result.strengths, result.accuracy("blur").shape
     ({'blur': (0.0, 0.1)}, torch.Size([2]))
     """
+    check_tensors(images=images)
     if not len(images):
         raise DataError("there are no images; pass at least one to measure an accuracy.")
     if strengths is None:
         strengths = {name: corruption.strengths for name, corruption in CORRUPTIONS.items()}
+    for name in strengths:
+        if name not in CORRUPTIONS:
+            raise UnknownName("corruption", name, CORRUPTIONS)
+    if not strengths or not all(strengths.values()):
+        raise ConfigError(f"strengths is {dict(strengths)}; pass at least one corruption with at least one strength.")
     levels = {name: (0.0, *given) for name, given in strengths.items()}
     with classified(model, images, labels, pixel_range) as given:
         clean = _count_correct(given, given.images, slice(None))

@@ -1,16 +1,18 @@
 """Error rates of slices of a test set, such as the images of one site, with simultaneous intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.core.multiple_tests import holm
+from pellucid.core.options import Range, check_argument
 from pellucid.core.text import printable
 from pellucid.diagnostics._partition import Partition, partition
 from pellucid.diagnostics._proportions import clopper_pearson
@@ -153,6 +155,7 @@ def find_slices(
     _check_options(least, bins, confidence)
     groups, left_out = list[_Group](), dict[str, str]()
     partitions: dict[str, Partition] = {}
+    _check_columns(columns)
     for name, values in columns.items():
         label = printable(str(name))
         known, own = _known(values, len(wrong), label)
@@ -180,7 +183,10 @@ class _Group:
 
 
 def _checked_outcomes(is_wrong: Any) -> np.ndarray:
-    wrong = np.asarray(is_wrong.detach().cpu() if isinstance(is_wrong, torch.Tensor) else is_wrong)
+    if isinstance(is_wrong, torch.Tensor):
+        is_wrong = is_wrong.detach().cpu()
+        is_wrong = is_wrong.float() if is_wrong.dtype == torch.bfloat16 else is_wrong
+    wrong = np.asarray(is_wrong)
     if wrong.ndim != 1 or not len(wrong):
         raise ShapeError(f"is_wrong has shape {wrong.shape}; pass one boolean per image, for at least one image.")
     if wrong.dtype != bool and not np.isin(wrong, (0, 1)).all():
@@ -189,22 +195,37 @@ def _checked_outcomes(is_wrong: Any) -> np.ndarray:
 
 
 def _check_options(least: int, bins: int, confidence: float) -> None:
-    if least < 1 or bins < 1:
-        raise ConfigError(f"least is {least} and bins is {bins}; both must be at least 1.")
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence is {confidence}; it must be between 0 and 1, such as 0.95.")
+    check_argument("find_slices", "least", least, Annotated[int, Range(1)])
+    check_argument("find_slices", "bins", bins, Annotated[int, Range(1)])
+    check_argument("find_slices", "confidence", confidence, Annotated[float, Range(0, 1, above=True, below=True)])
+
+
+def _check_columns(columns: Any) -> None:
+    if not isinstance(columns, Mapping):
+        raise ShapeError(f"columns is of type {type(columns).__name__}; pass a dict from names to values.")
+    labels = Counter(printable(str(name)) for name in columns)
+    repeated = [label for label, count in labels.items() if count > 1]
+    if repeated:
+        raise ConfigError(f"more than one column has the name {repeated[0]!r}; give each column its own name.")
 
 
 def _known(values: Any, count: int, name: str) -> tuple[np.ndarray, Any]:
     """Return the indices of the images of a column, and its values."""
     if not isinstance(values, Sampled):
-        if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+        is_single = isinstance(values, str | bytes | Mapping | Set) or getattr(values, "ndim", 1) == 0
+        if is_single or not hasattr(values, "__len__"):
             raise ShapeError(f"the column {name!r} is of type {type(values).__name__}; pass one value per image.")
         if len(values) != count:
             raise ShapeError(f"the column {name!r} has {len(values)} values for {count} images; pass one per image.")
         return np.arange(count), values
     given, own = values.indices, values.values
-    indices = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given, dtype=np.int64)
+    indices = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
+    if indices.ndim != 1 or (len(indices) and indices.dtype.kind not in "iu"):
+        raise ShapeError(
+            f"the column {name!r} has indices of shape {indices.shape} and dtype {indices.dtype}; pass a list of "
+            "integers, such as mask.nonzero()[0] for a mask."
+        )
+    indices = indices.astype(np.int64)
     if len(indices) and (indices.min() < 0 or indices.max() >= count or len(np.unique(indices)) < len(indices)):
         raise ShapeError(f"the column {name!r} has indices that repeat or are outside 0 to {count - 1}.")
     if len(own) != len(indices):

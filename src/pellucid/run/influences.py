@@ -1,19 +1,23 @@
 """`pellucid.influence`: score the training images of a run by their influence on predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from pellucid.core.contracts import DataSplits, to_floats
 from pellucid.core.errors import ConfigError, DataError, SaveError, ShapeError
+from pellucid.core.finite import check_inputs
 from pellucid.core.isolation import isolated
-from pellucid.core.options import check_argument
+from pellucid.core.options import Range, check_argument
 from pellucid.core.origin import origin_of
 from pellucid.diagnostics import Influence, tracin, trak
+from pellucid.diagnostics._arguments import holds_integers
 from pellucid.diagnostics._gradients import Explained, Weights
 from pellucid.diagnostics._projection import Projection
 from pellucid.diagnostics.influence import DEFAULT_PROJECTION, DEFAULT_RIDGE
@@ -27,6 +31,8 @@ __all__ = ["influence"]
 Method = Literal["trak", "tracin"]
 
 IMAGES_PER_PASS = 500
+ROUNDING = 1e-4
+"""Distance by which pixels may exceed [0, 1]."""
 ONLY_BEST = "The run kept only its best weights, which are used alone; train with --keep-checkpoints to use more."
 LATEST = 3
 """Number of checkpoints of a run that TRAK uses by default, the last ones."""
@@ -63,10 +69,15 @@ def influence(
         mirrors: mirrors to try before those of the run.
 
     Raises `SaveError` if the run, its weights or its data cannot be loaded or have changed, `DataError` if several runs
-    differ in their training images, and `ConfigError` or `ShapeError` for invalid arguments.
+    differ in their training images or the pixels are not in [0, 1], and `ConfigError` or `ShapeError` for invalid
+    arguments.
     """
     check_argument("influence", "method", method, Method)
-    sources = [_Source.of(one) for one in ([run] if isinstance(run, Run | str | Path) else run)]
+    check_argument("influence", "projection", projection, Projection | None)
+    check_argument("influence", "ridge", ridge, Annotated[float, Range(0)])
+    if epochs is not None:
+        epochs = _epochs(epochs)
+    sources = [_Source.of(one) for one in _runs(run)]
     if not sources:
         raise ConfigError("no run was given; pass a run or its save folder.")
     if method == "tracin" and len(sources) > 1:
@@ -144,10 +155,13 @@ class _Source:
 
         The rate at the end alone would ignore the last epoch, since the schedule ends near zero.
         """
-        rates = {int(line["epoch"]): float(line["learning_rate"]) for line in self.run.metrics}
+        read = {int(line["epoch"]): line.get("learning_rate") for line in self.run.metrics}
+        rates = {epoch: float(rate) for epoch, rate in read.items() if isinstance(rate, int | float)}
         missing = [epoch for epoch in epochs if epoch not in rates]
         if missing:
-            raise SaveError(f"the run in {self.folder} has no epoch {missing[0]}; its epochs are {sorted(rates)}.")
+            raise SaveError(
+                f"the run in {self.folder} has no learning rate of epoch {missing[0]}; it has those of {sorted(rates)}."
+            )
         return [(rates.get(epoch - 1, rates[epoch]) + rates[epoch]) / 2 for epoch in epochs]
 
 
@@ -175,9 +189,19 @@ def _images(given: Tensor | Sequence[int], data: DataSplits) -> Explained:
             )
         if given.dtype != torch.uint8 and not given.is_floating_point():
             raise ShapeError(f"images have dtype {given.dtype}; pass floats in [0, 1] or bytes.")
+        given = given.detach()
+        check_inputs(given)
+        is_inside = not given.numel() or -ROUNDING <= float(given.min()) <= float(given.max()) <= 1 + ROUNDING
+        if given.is_floating_point() and not is_inside:
+            raise DataError(
+                f"the pixels range from {float(given.min()):.4g} to {float(given.max()):.4g}; pass floats in "
+                "[0, 1], or bytes."
+            )
         return given
-    indices = torch.as_tensor(given)
-    if indices.ndim != 1 or not len(indices) or indices.is_floating_point():
+    indices = _tensor(given, "test_images")
+    if indices.dtype == torch.bool:
+        raise ShapeError("test_images holds truth values; pass the indices of a mask, mask.nonzero()[:, 0].")
+    if indices.ndim != 1 or not len(indices) or not holds_integers(indices):
         raise ShapeError(
             f"test_images has shape {tuple(indices.shape)} and dtype {indices.dtype}; pass images (image, channel, "
             "height, width) or a list of indices into the test images."
@@ -188,12 +212,39 @@ def _images(given: Tensor | Sequence[int], data: DataSplits) -> Explained:
     return data.test.pixels[indices.long()]
 
 
+def _runs(given: Any) -> list[Run | str | Path]:
+    runs = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    for one in runs:
+        if not isinstance(one, Run | str | Path):
+            raise ConfigError(f"run is of type {type(one).__name__}; pass a run from load_run, or its save folder.")
+    return runs
+
+
+def _tensor(given: Any, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(f"{name} cannot be converted to a tensor ({error}); pass a list of integers.") from error
+
+
+def _epochs(given: Any) -> list[int]:
+    values = list(given) if isinstance(given, Iterable) else [given]
+    if not isinstance(given, Iterable) or any(not isinstance(one, Integral) or isinstance(one, bool) for one in values):
+        raise ConfigError(f"epochs is {given!r}; pass a list of epochs, such as [1, 2].")
+    repeated = [one for one, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"epochs lists epoch {repeated[0]} more than once; it would count twice.")
+    return [int(one) for one in values]
+
+
 def _targets(given: Tensor | Sequence[int] | None, images: Tensor, run: Run) -> Tensor:
     if given is not None:
-        targets = torch.as_tensor(given).long()
+        targets = _tensor(given, "targets")
+        if not holds_integers(targets):
+            raise ShapeError(f"targets has dtype {targets.dtype}; pass a class index for each image.")
         if targets.shape != images.shape[:1]:
             raise ShapeError(f"got targets of shape {tuple(targets.shape)} for {len(images)} images; pass one each.")
-        return targets
+        return targets.long()
     with isolated(), frozen(run.model), torch.no_grad():
         parts = [run.model(to_floats(part).to(dtype_of(run.model))) for part in images.split(IMAGES_PER_PASS)]
     return torch.cat(parts).argmax(1)

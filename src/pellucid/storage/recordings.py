@@ -25,7 +25,9 @@ KINDS = {
     "sample_predictions": ("iu", 2),
     "steps": ("iu", 0),
 }
-"""Kind of dtype and number of axes of each array in a file; `sample_distributions`, with three axes, is optional."""
+"""Kind of dtype and number of axes of each array in a file."""
+OPTIONAL = {"sample_distributions": ("f", 3)}
+"""The same for arrays that a file may lack."""
 
 
 def write_recording(store: Store, recording: Recording, labels: Labels) -> None:
@@ -120,6 +122,12 @@ class Recorded:
             for name in ("labels", "sample", "steps"):
                 if not torch.equal(part[name], parts[0][name]):
                     raise self._damaged(epoch, f"its {name} differ from those of epoch {self.epochs[0]}")
+        classes = [part["sample_distributions"].shape[2] for part in parts if "sample_distributions" in part]
+        if len(set(classes)) > 1:
+            raise SaveError(
+                f"the recordings in {self.store.folder} differ in their numbers of classes, "
+                f"{min(classes)} to {max(classes)}; train again to record the training."
+            )
         return parts
 
     def _read(self, epoch: int) -> dict[str, Tensor]:
@@ -132,7 +140,8 @@ class Recorded:
             raise self._damaged(epoch, str(error)) from error
         if reason := _invalid(arrays):
             raise self._damaged(epoch, reason)
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        kinds = KINDS | OPTIONAL
+        return {name: _tensor(arrays[name]) for name in kinds if name in arrays}  # ignores anything else
 
     def _damaged(self, epoch: int, reason: str) -> SaveError:
         return SaveError(f"{self.store.folder / self.store.recording_name(epoch)} cannot be used: {reason}.")
@@ -147,17 +156,27 @@ class Recorded:
         return _plain(torch.cat([part[name] for part in self._parts]))
 
 
+def _tensor(array: np.ndarray) -> Tensor:
+    """Return an array of a file as a tensor, whatever the size and byte order of its numbers."""
+    number = np.int32 if array.dtype.kind in "iu" else np.float16 if array.dtype.itemsize == 2 else np.float32
+    return torch.from_numpy(array.astype(number, order="C"))
+
+
 def _plain(values: Tensor) -> Tensor:
     return values.float() if values.is_floating_point() else values
 
 
 def _invalid(arrays: dict[str, np.ndarray]) -> str | None:
     """Return the reason why arrays are not those of a recording; None if they are."""
-    for name, (kind, axes) in KINDS.items():
+    for name, (kind, axes) in (KINDS | OPTIONAL).items():
+        if name in OPTIONAL and name not in arrays:
+            continue
         if name not in arrays:
             return f"the array {name} is missing"
         if arrays[name].dtype.kind not in kind or arrays[name].ndim != axes:
             return f"{name} has dtype {arrays[name].dtype} and shape {arrays[name].shape}"
+        if kind == "iu" and arrays[name].size and not -(2**31) <= arrays[name].min() <= arrays[name].max() < 2**31:
+            return f"{name} has numbers beyond 32 bits"
     images, sampled = arrays["labels"].shape, (*arrays["moments"].shape, *arrays["sample"].shape)
     shapes = {"probabilities": images, "predictions": images, "sample_probabilities": sampled}
     shapes |= {"sample_predictions": sampled}
@@ -169,4 +188,10 @@ def _invalid(arrays: dict[str, np.ndarray]) -> str | None:
     sample = arrays["sample"]
     if sample.size and (sample.min() < 0 or sample.max() >= len(arrays["labels"])):
         return f"its sample has indices outside 0…{len(arrays['labels']) - 1}"
-    return None if int(arrays["steps"]) > 0 else f"steps is {arrays['steps']}"
+    if arrays["labels"].size and arrays["labels"].min() < 0:
+        return f"its labels go down to {arrays['labels'].min()}"
+    steps, moments = int(arrays["steps"]), arrays["moments"].tolist()
+    if steps <= 0:
+        return f"steps is {steps}"
+    is_ordered = moments == sorted(set(moments)) and not (moments and (moments[0] < 0 or moments[-1] > steps))
+    return None if is_ordered else f"its moments are not in order within 0…{steps}"
