@@ -452,3 +452,14 @@ def test_labels_of_a_reference_are_class_indices() -> None:
         inspect.unwrap(EmbeddingReference.fit)(EmbeddingReference, embedding, labels.tolist())
     with pytest.raises(ShapeError, match="inside is of type list"):
         inspect.unwrap(separation)([1.0], torch.ones(1))
+
+
+def test_neighbors_in_a_collapsed_embedding_are_exact() -> None:
+    draws = torch.Generator().manual_seed(0)
+    center = torch.randn(6, generator=draws, dtype=torch.float64)
+    points = center + 1e-5 * torch.randn(200, 6, generator=draws, dtype=torch.float64)
+    reference = EmbeddingReference.fit(points[:150], torch.arange(150) % 2, neighbors=3)
+    scores = reference.scores(points[150:])["nearest_neighbors"]
+    units = points / points.norm(dim=1, keepdim=True)
+    expected = torch.cdist(units[150:], units[:150], compute_mode="donot_use_mm_for_euclid_dist").sort(1).values[:, 2]
+    torch.testing.assert_close(scores, expected, rtol=1e-3, atol=0)

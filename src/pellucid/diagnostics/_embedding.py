@@ -19,6 +19,8 @@ __all__ = ["ClassGaussians", "EmbeddingReference", "shrinkage_of"]
 MOST_FEATURES = 8192
 """Maximum number of features for a covariance matrix, which has the square of it in entries."""
 QUERIES_AT_ONCE = 1000
+CLOSE = 0.03
+"""Distance of unit vectors below which inner products in float32, exact to about 1e-6, may confuse neighbors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +158,16 @@ class EmbeddingReference:
 
     def _nearest(self, units: Embedding) -> Float[Tensor, " batch"]:
         # The neighbors are found in float32, twice as fast; the distance is then computed without cancellation.
-        known = self.units.float().T
-        parts = [(part.float() @ known).topk(self.neighbors).indices[:, -1] for part in units.split(QUERIES_AT_ONCE)]
+        distances = self._kth(units, torch.float32)
+        # float32 cannot tell close neighbors apart, as in an embedding whose classes have collapsed to points
+        is_close = distances < CLOSE
+        distances[is_close] = self._kth(units[is_close], torch.float64)
+        return distances
+
+    def _kth(self, units: Embedding, dtype: torch.dtype) -> Float[Tensor, " batch"]:
+        """Return the distances to the k-th neighbors, which are searched in a dtype."""
+        known = self.units.to(dtype).T
+        parts = [(part.to(dtype) @ known).topk(self.neighbors).indices[:, -1] for part in units.split(QUERIES_AT_ONCE)]
         return (units - self.units[torch.cat(parts)]).norm(dim=1)
 
 

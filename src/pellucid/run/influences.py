@@ -179,7 +179,7 @@ def _dataset(source: _Source) -> Mapping[str, Any]:
     return record if isinstance(record, Mapping) else {}
 
 
-def _images(given: Tensor | Sequence[int], data: DataSplits) -> Explained:
+def _images(given: Any, data: DataSplits) -> Explained:
     """Return the images to explain; integers are indices into the test images."""
     if isinstance(given, Tensor) and given.ndim == 4:
         if given.shape[1:] != data.test.pixels.shape[1:]:
@@ -237,7 +237,7 @@ def _epochs(given: Any) -> list[int]:
     return [int(one) for one in values]
 
 
-def _targets(given: Tensor | Sequence[int] | None, images: Tensor, run: Run) -> Tensor:
+def _targets(given: Any, images: Tensor, run: Run) -> Tensor:
     if given is not None:
         targets = _tensor(given, "targets")
         if not holds_integers(targets):
