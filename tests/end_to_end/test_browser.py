@@ -246,7 +246,7 @@ def test_scalars_are_grouped(page, shown):
         groups.setdefault(group, set()).add(name)
     assert groups == {
         "training": {"learning_rate"},
-        "calibration": {"ece", "brier", "aurc", "ece_scaled", "temperature"},
+        "calibration": {"ece", "brier", "aurc"},
         "jacobian_classes": {"median_spectral_norm"},
         "jacobian_maps": {"mean_spectral_norm"},
         "tsne": {"trustworthiness", "knn_accuracy", "knn_accuracy_embedding"},

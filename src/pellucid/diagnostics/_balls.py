@@ -11,6 +11,7 @@ __all__ = ["NORMS", "Ball", "Norm"]
 Norm = Literal["l2", "linf"]
 """Norm of a change of the pixels: L2 is the root of the sum of squares, L∞ the largest change of a pixel."""
 NORMS: tuple[Norm, ...] = ("l2", "linf")
+"""All norms."""
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ SHARES: Mapping[str, float] = {
     "hardest": 0.02,
     "jacobian_maps": 0.10,
     "jacobian_classes": 0.08,
-    "explanations": 0.12,
-    "prototypes.each_epoch": 0.03,
+    "explanations": 0.11,
+    "prototypes.each_epoch": 0.05,
     "jacobian_classes_all": 0.10,
     "gallery": 0.12,
     "leaderboard": 0.12,
@@ -42,7 +42,7 @@ SHARES: Mapping[str, float] = {
     "influence": 0.02,
     "label_errors": 0.01,
     "out_of_distribution": 0.02,
-    "robustness": 0.06,
+    "robustness": 0.05,
 }
 """Share of the total for each hook, the logits of the test images, and the embedding that two hooks use. The other
 hooks compute nothing with the network."""

@@ -237,15 +237,15 @@ def test_maps_of_a_hundred_test_images_are_those_of_torch(mnist: Scene, visit: C
     targets[::3] = (targets[::3] + 1) % 10
     with visit() as tab:
         results = tab.evaluate(RUN, [images.flatten(1).tolist(), targets.tolist()])
-    expected = [mnist.logits[:100]]
-    expected += [
-        create_analyzer(name, mnist.model).analyze(images, targets).flatten(1)
-        for name in ("gradient", "input_x_gradient", "lrp.epsilon")
-    ]
-    for place, wanted in enumerate(expected):
+    names = ("logits", "gradient", "input_x_gradient", "lrp.epsilon")
+    for place, name in enumerate(names):
         own = np.array([result[place] for result in results])
-        limits = wanted.abs().max(1, keepdim=True).values.numpy()
-        assert (np.abs(own - wanted.numpy()) <= 1e-4 * limits).all()
+        maps = None if name == "logits" else create_analyzer(name, mnist.model).analyze(images, targets).flatten(1)
+        wanted = (mnist.logits[:100] if maps is None else maps).numpy()
+        errors = (np.abs(own - wanted) / np.abs(wanted).max(1, keepdims=True)).max(1)
+        assert np.quantile(errors, 0.97) <= 1e-4, name
+        # the epsilon rule magnifies the rounding of outputs close to 0, which depends on the processor
+        assert errors.max() <= (1e-3 if name == "lrp.epsilon" else 1e-4), name
 
 
 @pytest.mark.slow
