@@ -197,7 +197,7 @@ def reason(scene: Scene) -> str:
 def test_missing_recordings_are_a_reason(scene: Scene, tmp_path: Path) -> None:
     assert missing_recording(scene) is None
     assert reason(replace(scene, recorded=None)) == "only `pellucid run` records predictions on training images"
-    assert "not recorded in epoch 3," in reason(replace(scene, epoch=3))
+    assert "not recorded in epoch 3;" in reason(replace(scene, epoch=3))
     other = ImageSet(scene.test.pixels, 1 - scene.test.labels.clamp(max=1))
     assert reason(replace(scene, train=other)) == "the recordings belong to other training images"
     path = tmp_path / "recordings/epoch_001.npz"
