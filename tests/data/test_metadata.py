@@ -59,7 +59,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_bytes(b"a\n\xff\n")
     with pytest.raises(DataError, match=r"b\.csv is not a valid CSV file in UTF-8"):
         read_metadata(tmp_path / "b.csv", [0], 1, "test images")
-    with pytest.raises(ConfigError, match=r"none\.csv does not exist; pass a .parquet, .arrow, .feather, .csv file"):
+    with pytest.raises(ConfigError, match=r"none\.csv does not exist; pass a .parquet, .arrow, .feather or .csv file"):
         check_metadata(tmp_path / "none.csv")
     with pytest.raises(ConfigError, match="is not a file"):
         check_metadata(str(tmp_path))

@@ -48,7 +48,8 @@ def check_metadata(source: Any) -> None:
     path = Path(source).expanduser()
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
-        raise ConfigError(f"--metadata {path} {what}; pass a {', '.join(SUFFIXES)} file with one row per test image.")
+        kinds = f"{', '.join(ARROW)} or .csv"
+        raise ConfigError(f"--metadata {path} {what}; pass a {kinds} file with one row per test image.")
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--metadata {path} has an unsupported suffix; use {', '.join(SUFFIXES)}.")
     if path.suffix.lower() in ARROW:
