@@ -182,7 +182,7 @@ def _calibration(material: Material) -> list[Sentence]:
     text, record = next(iter(found.values()), ""), _calibration_record(material, epoch)
     if record is None:
         return [Sentence(text)] if text else []
-    text = f"{text.removesuffix('.')}{_repair(record)}." if text else _local_miscalibration(record)
+    text = f"{text.removesuffix('.')}{_repair(record)}." if text else _miscalibration(record, is_local=bool(found))
     return [Sentence(text, "calibration")] if text else []
 
 
@@ -225,12 +225,16 @@ def _repair(record: Mapping[str, Any]) -> str:
     return f"; a temperature of {value:.2g} lowers the ECE from {record['ece']:.2%} to {scaled:.2%}"
 
 
-def _local_miscalibration(record: Mapping[str, Any]) -> str:
-    """Describe a calibration error that is not one of the mean confidence; empty if it is not significant."""
+def _miscalibration(record: Mapping[str, Any], *, is_local: bool) -> str:
+    """Describe a calibration error; empty if it is not significant.
+
+    `is_local`: the mean confidence is known to be right. It is unknown without the hook `confusion_matrix`.
+    """
     if not record["p"] <= SIGNIFICANT:
         return ""
+    kind = "Miscalibrated, although not on average" if is_local else "Miscalibrated"
     return (
-        f"Miscalibrated, although not on average: ECE {record['ece']:.2%}, where {record['expected']:.2%} is expected "
+        f"{kind}: ECE {record['ece']:.2%}, where {record['expected']:.2%} is expected "
         f"of calibrated probabilities (p ≤ {record['p']:.1g})."
     )
 

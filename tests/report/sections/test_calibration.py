@@ -134,6 +134,14 @@ def test_the_verdict_names_a_miscalibration_that_cancels_on_average(p, count, st
     assert all(one.text.startswith("Miscalibrated, although not on average: ECE ") for one in found)
 
 
+def test_the_verdict_says_nothing_of_an_average_that_is_unknown(store):
+    record = numbers()
+    record["predicted"]["p"] = 0.005
+    keep(store, "calibration", 1, numbers=record)  # without the predictions of the hook confusion_matrix
+    (sentence,) = sentences(store)
+    assert sentence.text.startswith("Miscalibrated: ECE ")
+
+
 @pytest.mark.slow
 def test_section_in_the_browser(store):
     hostile = "<img src=x onerror=alert(1)> a class name that is longer than anybody would expect"
