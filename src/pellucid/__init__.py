@@ -8,6 +8,7 @@ from pellucid.core.lazy import lazy_exports
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
     from pellucid.diagnostics import LabelErrors, label_errors
+    from pellucid.engine import Unit
     from pellucid.evaluation import Evaluation
     from pellucid.jacobians import (
         augment,
@@ -40,6 +41,7 @@ __all__ = [
     "LabelErrors",
     "Method",
     "Run",
+    "Unit",
     "Watcher",
     "augment",
     "build_native",
@@ -79,6 +81,7 @@ __getattr__, __dir__ = lazy_exports(
         "LabelErrors": "pellucid.diagnostics",
         "Method": "pellucid.attribution",
         "Run": "pellucid.storage.runs",
+        "Unit": "pellucid.engine",
         "Watcher": "pellucid.run.watcher",
         "augment": "pellucid.jacobians",
         "build_native": "pellucid.jacobians",

@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning"),
     # FEW gives integrated gradients four points, which are too few for its sum
     pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning"),
+    pytest.mark.filterwarnings("ignore:conductance.*:pellucid.attribution.CompletenessWarning"),
 ]
 FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3, "masks": 6, "permutations": 2}
 CONTROLS = ("constant", "input", "random", "sobel")

@@ -2,12 +2,15 @@
 
 Every public file is one method or one family of methods, and registers itself in `METHODS`. The others are shared:
 
-- `_analyzer`: `create_analyzer` and `Analyzer`, which checks a call; `_call`: splits it into batches, runs the method
+- `_create`: `create_analyzer`; `_analyzer`: `Analyzer`, which checks a call; `_call`: splits it into batches, runs the
+  method; `_received`: the inputs of a call
 - `_aliases`: the names that other libraries use for the methods
 - `_target`: what is explained (`Target`, `Contrast`, `Question`); `_subject`: the explained model (`Subject`)
 - `_explanation`: results, of a method (`Outcome`) and of a call (`Explanation`); `_finite`: diagnosis of NaN in them
 - `_verdict`: texts on prediction, target and sum of a map; `_display`: drawing, saving and notebook display of
   explanations; `_picture`: their figures and HTML
+- `_hidden`: relevance at hidden layers and of hidden units; `_by_layer`: explanations at several layers; `_flow`: their
+  split among branches
 - `_method`: the base classes `Attribution`, `Backward` and `Relevance`; `_variants`: methods as rows of a table
 - `_fitting`: what methods learn from data; `_adapter`, `_tokens`, `_ids`, `_several`: models of token ids and of
   several inputs
@@ -50,7 +53,9 @@ from pellucid.core.lazy import lazy_exports
 from pellucid.core.registry import Registry
 
 if TYPE_CHECKING:
-    from pellucid.attribution._analyzer import Analyzer, create_analyzer
+    from pellucid.attribution._analyzer import Analyzer
+    from pellucid.attribution._by_layer import LayerExplanations
+    from pellucid.attribution._create import create_analyzer
     from pellucid.attribution._display import Display, Explanations
     from pellucid.attribution._explanation import (
         AmplificationWarning,
@@ -61,6 +66,7 @@ if TYPE_CHECKING:
         without_warnings,
     )
     from pellucid.attribution._fitting import FittedState, images_in
+    from pellucid.attribution._flow import FlowRow, RelevanceFlow
     from pellucid.attribution._method import Attribution, Backward, Relevance, for_each_target
     from pellucid.attribution._subject import Subject
     from pellucid.attribution._target import Contrast, Question, Target, weighted
@@ -80,10 +86,13 @@ __all__ = [
     "Explanation",
     "Explanations",
     "FittedState",
+    "FlowRow",
+    "LayerExplanations",
     "Method",
     "Outcome",
     "Question",
     "Relevance",
+    "RelevanceFlow",
     "Subject",
     "Target",
     "check_method",
@@ -138,12 +147,15 @@ def check_method(name: str) -> str:
 
 
 _EXPORTS = {
-    "_analyzer": ("Analyzer", "create_analyzer"),
+    "_analyzer": ("Analyzer",),
+    "_by_layer": ("LayerExplanations",),
+    "_create": ("create_analyzer",),
     "_display": ("Display", "Explanations"),
     "_explanation": (
         *("AmplificationWarning", "CompletenessWarning", "Explanation", "Outcome", "sharing", "without_warnings"),
     ),
     "_fitting": ("FittedState", "images_in"),
+    "_flow": ("FlowRow", "RelevanceFlow"),
     "_method": ("Attribution", "Backward", "Relevance", "for_each_target"),
     "_subject": ("Subject",),
     "_target": ("Contrast", "Question", "Target", "weighted"),

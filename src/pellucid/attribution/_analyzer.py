@@ -1,16 +1,15 @@
 """The analyzer: one attribution method bound to one model."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from pellucid.attribution import METHODS
-from pellucid.attribution._aliases import ALIASES
 from pellucid.attribution._baselines import check_baseline
+from pellucid.attribution._by_layer import LayerExplanations
 from pellucid.attribution._call import Call
 from pellucid.attribution._explanation import (
     AmplificationWarning,
@@ -20,71 +19,27 @@ from pellucid.attribution._explanation import (
     Outcome,
 )
 from pellucid.attribution._fitting import Batches, FittedState
+from pellucid.attribution._hidden import ToLayer
 from pellucid.attribution._method import Attribution
+from pellucid.attribution._received import Received, check_images, copied, unit_of
 from pellucid.attribution._several import FromInputs, Packing
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Question, Request, Target
 from pellucid.attribution._tokens import FromEmbedding, WithMasks, among_masks, check_suits, is_tokens
-from pellucid.core.errors import ConfigError, DataError, ShapeError, UnknownName
+from pellucid.core.errors import ConfigError, DataError, ShapeError
 from pellucid.core.finite import bad_value, check_inputs, first_bad_row
 from pellucid.core.isolation import isolated
-from pellucid.core.options import check_values
-from pellucid.engine.arrays import EXPECTED, described
+from pellucid.engine.arrays import described
+from pellucid.engine.hidden import check_names
 from pellucid.engine.inputs import Several, as_inputs, check_is_model
 from pellucid.engine.model import Network, Readout, check_model, check_skipped_padding, frozen, unwrap
 from pellucid.engine.outputs import Chooser, check_chooser
+from pellucid.engine.units import Unit
 
-__all__ = ["Analyzer", "create_analyzer"]
+__all__ = ["Analyzer"]
 
-Received = Tensor | Packing | WithMasks
-"""The inputs of a call: a single one, several floats joined into rows, or token ids with masks."""
 WARN_ABOVE = 100.0
 """Amplification Σ|R| / |logit| above which an explanation warns."""
-
-
-def create_analyzer(
-    name: str,
-    model: Network,
-    *,
-    output: int | str | tuple[int | str, ...] | Callable[[Any], Tensor] | None = None,
-    unwrap_softmax: bool = False,
-    embedding: str | None = None,
-    **options: Any,
-) -> "Analyzer":
-    """Create an analyzer that explains `model` with the method `name`.
-
-    `options` are the fields of the method. `output` selects the logits of a model with several outputs: an index, a key
-    or field, a path into nested outputs (`"aux.scores"` or `("aux", 1)`), or a function of the outputs. If the model
-    returns a list with one dict per image, a key selects that entry of every image. `unwrap_softmax` explains
-    the logits before the model's final softmax. `embedding` names the token embedding if a model applies several to its
-    token ids. Method names from captum and iNNvestigate also work.
-
-    `model` is a module, or a program from `torch.export`. Models inside `torch.compile`, DataParallel and
-    DistributedDataParallel are unwrapped, so layers have the names that they have in the original model.
-
-    Raises `UnknownName` for an unknown method, and `ConfigError` for an unknown option or an invalid value.
-
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    >>> analyzer = create_analyzer("lrp.epsilon", model, epsilon=1e-6)
-    >>> analyzer.analyze(torch.rand(2, 1, 2, 2)).shape
-    torch.Size([2, 1, 2, 2])
-    """
-    if not isinstance(name, str):
-        raise UnknownName("method", name, METHODS.names())
-    name, preset = ALIASES.get(name, (name, {}))
-    entry = METHODS[name]
-    known = [option.name for option in fields(entry)]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise ConfigError(
-            f"the method {name!r} has no option {unknown[0]!r}; its options are: {', '.join(known) or '(none)'}."
-        )
-    options = {**preset, **options}
-    # Before construction, so that errors about options do not come from a method's own __post_init__.
-    check_values(entry, options)
-    method = entry(**options)
-    return Analyzer(method, model, name=name, output=output, unwrap_softmax=unwrap_softmax, embedding=embedding)
 
 
 class Analyzer:
@@ -116,6 +71,8 @@ class Analyzer:
         self._tokens = Subject(FromEmbedding(unwrap(model), embedding), readout, what="sequence")
         self._several: tuple[Any, Subject] | None = None
         """The structure and shapes of the last several inputs, and the model as a function of these inputs joined."""
+        self._unit: tuple[str, Analyzer] | None = None
+        """The layer of the last explained unit, and the analyzer of the model up to that layer."""
 
     def __repr__(self) -> str:
         return f"Analyzer({self.name!r}, {self.method!r})"
@@ -125,7 +82,7 @@ class Analyzer:
         """True if the explained logits are not what the model returns, because of `output` or `unwrap_softmax`."""
         return self._subject.readout != Readout()
 
-    def analyze(self, x: Any, target: Request = None) -> Any:
+    def analyze(self, x: Any, target: Request = None, *, to: str | Sequence[str] | None = None) -> Any:
         """Compute the relevance of each input for the target, in the shape of `x`.
 
         `x` is (batch, …) in float32 or float64, or integer token ids (batch, token). For token ids, the relevance is
@@ -144,8 +101,13 @@ class Analyzer:
         - None: the predicted class of each image (for a regression with several outputs, the largest);
         - one class, or one per image as a tensor or a list (for a regression, the index of the output);
         - `Contrast(a, b)`: class a minus class b;
+        - `Unit("layer3.0", channel=12)`: a hidden unit, whose activation takes the place of the logit;
         - a function outputs -> (batch,) that computes a differentiable score from the outputs, (batch, …);
         - `"all"`: every class; the relevance is (batch, class, …), and the classes share one forward pass.
+
+        `to` names a layer, as in `model.named_modules()`: the relevance is then that of the layer's output, in its
+        shape. For a list of layers, it is a dict of maps by layer. A module that is called several times has one output
+        per call: `"relu@1"` is the second.
 
         Raises `UnsupportedOperation` if the model contains an operation for which the method has no rule, `ShapeError`
         for inputs or targets of the wrong shape or kind, `ConfigError` for an invalid target or images outside the
@@ -158,17 +120,38 @@ class Analyzer:
         >>> create_analyzer("gradient", model).analyze(torch.rand(2, 1, 2, 2), "all").shape
         torch.Size([2, 3, 1, 2, 2])
         """
+        if isinstance(target, Unit) and not isinstance(self._subject.model, ToLayer):
+            return self._of_unit(target).analyze(x, target, to=to)
         with isolated():
             inputs = self._received(x)
-            outcomes, _ = self._run(inputs, target, is_certified=False)
+            layers = self._layers(to)
+            outcomes, _ = self._run(inputs, target, layers, is_certified=False)
             if missed := self._missed(outcomes):
                 warnings.warn(missed, CompletenessWarning, stacklevel=2)
-            maps = [outcome.relevance for outcome in outcomes]
-            relevance = torch.stack(maps, 1) if isinstance(target, str) else maps[0]
-            return relevance if isinstance(inputs, Tensor) else inputs.unpacked(relevance)
+            maps = []
+            for number in range(len(layers or ("",))):
+                own = [outcome.relevance for outcome in outcomes[number :: len(layers) or 1]]
+                maps.append(torch.stack(own, 1) if isinstance(target, str) else own[0])
+            if layers:
+                return maps[0] if isinstance(to, str) else dict(zip(layers, maps, strict=True))
+            return maps[0] if isinstance(inputs, Tensor) else inputs.unpacked(maps[0])
 
-    def explain(self, x: Any, target: Request = None, *, strict: bool = False) -> Explanation:
+    @overload
+    def explain(
+        self, x: Any, target: Request = None, *, to: str | None = None, strict: bool = False
+    ) -> Explanation: ...
+    @overload
+    def explain(
+        self, x: Any, target: Request = None, *, to: list[str] | tuple[str, ...], strict: bool = False
+    ) -> LayerExplanations: ...
+    def explain(
+        self, x: Any, target: Request = None, *, to: str | Sequence[str] | None = None, strict: bool = False
+    ) -> Explanation | LayerExplanations:
         """Compute the relevance together with its completeness check; arguments as for `analyze`.
+
+        With a list of layers as `to`, returns one explanation per layer, in a mapping by name. At each layer that all
+        paths pass through, the relevance sums to the explained logit minus what operations above it absorb; elsewhere,
+        `details["bypassed"]` is the relevance that other paths carry. `flow()` shows how it splits.
 
         Warns (`CompletenessWarning`) if a residual exceeds the method's tolerance (`strict` raises `ResidualError`
         instead), and (`AmplificationWarning`) if Σ|R| is more than 100 times the explained logit.
@@ -179,28 +162,76 @@ class Analyzer:
         >>> bool(explanation.residual.abs().max() < 1e-5)
         True
         """
+        if isinstance(target, Unit) and not isinstance(self._subject.model, ToLayer):
+            own: Any = self._of_unit(target)
+            return own.explain(x, target, to=to, strict=strict)
         with isolated():
-            inputs = self._received(x)
-            pairs = zip(*self._run(inputs, target, is_certified=True), strict=True)
-            explained = [Explanation.of(outcome, one, self.method, self.name) for outcome, one in pairs]
-            explanation = Explanation.stack(explained) if isinstance(target, str) else explained[0]
-            if not isinstance(inputs, Tensor):
-                explanation = replace(explanation, relevance=inputs.unpacked(explanation.relevance))
-            explanation = replace(explanation, inputs=_copied(inputs), unit=_unit(explanation.unit, inputs))
+            inputs, layers = self._received(x), self._layers(to)
+            outcomes, targets = self._run(inputs, target, layers, is_certified=True)
+            every = [
+                self._explanation(outcomes[number :: len(layers) or 1], targets, inputs, layer, isinstance(target, str))
+                for number, layer in enumerate(layers or ("",))
+            ]
+        for explanation in every:
+            self._judge(explanation, strict=strict)
+        return every[0] if to is None or isinstance(to, str) else LayerExplanations(every)
+
+    def _explanation(
+        self, outcomes: Sequence[Outcome], targets: Sequence[Target], inputs: Received, layer: str, is_all: bool
+    ) -> Explanation:
+        """Return the explanation of all targets at one layer, or at the input."""
+        pairs = zip(outcomes, targets, strict=True)
+        explained = [Explanation.of(outcome, one, self.method, self.name, layer) for outcome, one in pairs]
+        explanation = Explanation.stack(explained) if is_all else explained[0]
+        if not isinstance(inputs, Tensor) and not layer:
+            explanation = replace(explanation, relevance=inputs.unpacked(explanation.relevance))
+        unit = explanation.unit.replace("{input}", "activation") if layer else unit_of(explanation.unit, inputs)
+        return replace(explanation, inputs=copied(inputs), unit=unit)
+
+    def _judge(self, explanation: Explanation, *, strict: bool) -> None:
+        """Warn if a map is mostly noise or misses its sum; raise `ResidualError` for the latter if `strict`."""
+        where = f" at {explanation.layer}" if explanation.layer else ""
         worst = float(explanation.amplification.max())
         if worst > WARN_ABOVE:
             warnings.warn(
-                f"{self.name}: positive and negative relevance almost cancel; Σ|R| is up to {worst:.3g} times the "
-                "explained logit, so most of the map is noise. Methods with γ or z⁺ rules, such as "
+                f"{self.name}: positive and negative relevance almost cancel{where}; Σ|R| is up to {worst:.3g} times "
+                "the explained logit, so most of the map is noise. Methods with γ or z⁺ rules, such as "
                 "'lrp.gamma', are less noisy.",
                 AmplificationWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         if strict:
             explanation.check()
         elif missed := explanation.missed():
-            warnings.warn(missed, CompletenessWarning, stacklevel=2)
-        return explanation
+            warnings.warn(missed, CompletenessWarning, stacklevel=3)
+
+    def _of_unit(self, unit: Unit) -> "Analyzer":
+        """Return the analyzer of the model up to the unit's layer."""
+        if self._unit is None or self._unit[0] != unit.layer:
+            check_names(self._subject.model, [unit.layer])
+            model = ToLayer(self._subject.model, unit.layer)
+            self._unit = unit.layer, Analyzer(self.method, model, name=self.name, embedding=self._from_embedding.wanted)
+        analyzer = self._unit[1]
+        analyzer.method = self.method  # it may have been fitted since
+        return analyzer
+
+    def _layers(self, to: str | Sequence[str] | None) -> tuple[str, ...]:
+        """Return the names of the layers to explain, validated; none for the input."""
+        if to is None:
+            return ()
+        given: Any = to
+        names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple) else ()
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(
+                f"to is {to!r}; expected the name of a layer, or a list of names, as in model.named_modules()."
+            )
+        if not self.method.reaches_layers:
+            raise ConfigError(
+                f"the method {self.name!r} defines no relevance at hidden layers; omit to=, or choose a method that "
+                "does, such as 'lrp.epsilon', 'deeplift', 'gradient', 'integrated_gradients' or 'conductance'."
+            )
+        check_names(self._subject.model, names)
+        return names
 
     def _missed(self, outcomes: Sequence[Outcome]) -> str:
         """Describe the worst missed sum, for methods that know their sums without recording absorbed shares."""
@@ -272,10 +303,12 @@ class Analyzer:
             self.method = self.method.restored(self._subject, state)
         return self
 
-    def _run(self, x: Received, target: Request, *, is_certified: bool) -> tuple[list[Outcome], Sequence[Target]]:
-        """Validate the call; return the outcome of each explained target, and the targets."""
+    def _run(
+        self, x: Received, target: Request, layers: tuple[str, ...], *, is_certified: bool
+    ) -> tuple[list[Outcome], Sequence[Target]]:
+        """Validate the call; return the outcome of each explained target and layer, and the targets."""
         own = self._subject.readout
-        question = Question(own.output, own.unwrap_softmax, is_certified, (Target(target),))
+        question = Question(own.output, own.unwrap_softmax, is_certified, layers, (Target(target),))
         self._check_call(x, question.targets[0])
         with frozen(unwrap(self.model)) as model:
             check_model(model)
@@ -310,7 +343,7 @@ class Analyzer:
 
     def _check_call(self, x: Received, target: Target) -> None:
         if isinstance(x, Tensor) and not is_tokens(x):
-            _check_images(x)
+            check_images(x)
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data; call fit(loader) before explaining.")
         target.check(len(x) if isinstance(x, Tensor) else x.several.batch)
@@ -381,32 +414,3 @@ class Analyzer:
     def _from_embedding(self) -> FromEmbedding:
         assert isinstance(self._tokens.model, FromEmbedding)
         return self._tokens.model
-
-
-def _copied(inputs: Received) -> Any:
-    """Return a copy of the inputs in their structure, since the caller may change them in place later."""
-    if isinstance(inputs, Tensor):
-        return inputs.detach().clone()
-    several = inputs.several
-    return several.with_tensors([tensor.detach().clone() for tensor in several.tensors])
-
-
-def _unit(unit: str, inputs: Received) -> str:
-    """Return the unit of the map with the unit of an input value filled in."""
-    is_image = isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.ndim == 4
-    is_embedding = isinstance(inputs, WithMasks) or (isinstance(inputs, Tensor) and is_tokens(inputs))
-    return unit.replace("{input}", "pixel value" if is_image else "embedding" if is_embedding else "input value")
-
-
-def _check_images(x: Tensor) -> None:
-    """Raise `ShapeError` unless `x` is a batch of floats of sufficient precision."""
-    if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
-        bytes_hint = " Convert bytes with images.float() / 255." if x.dtype == torch.uint8 else ""
-        raise ShapeError(f"the images are {described(x)}; {EXPECTED}.{bytes_hint}")
-    if x.numel() == 0:
-        raise ShapeError(f"the images are {tuple(x.shape)} and so contain no values; {EXPECTED}.")
-    if x.dtype not in (torch.float32, torch.float64):
-        raise ShapeError(
-            f"the images are {x.dtype}, a precision at which maps are off by several percent and miss their sums; "
-            "explain in float32: images.float(), and a float32 copy of the model."
-        )

@@ -37,7 +37,7 @@ class Call:
         x, subject = self.x, self.subject
         with self.subject.explained_errors(self.x):
             # A custom score may depend on the whole batch, so the batch is not split for it.
-            is_whole = self.question.targets[0].score is not None
+            is_whole = self.question.targets[0].is_of_batch
             size = len(x) if is_whole else subject.images_per_pass(x, self.method.images_per_pass(x))
             is_all = self.question.targets[0].is_all
             # One image is enough to count the classes.
@@ -89,6 +89,7 @@ class Call:
         if is_per_image(baseline := getattr(method, "baseline", None), self.x):
             method = replace(method, baseline=baseline[which])  # type: ignore[call-arg, index]
         outcomes = method.attribute_each(subject, images, question)
+        assert len(outcomes) == len(question.places)
         subject.check_finite(outcomes[0].logits, question.targets)
         for outcome in outcomes:
             if not outcome.is_finite:
@@ -100,7 +101,7 @@ class Call:
     def _joined_singles(self, singles: Sequence[Sequence[Outcome]]) -> list[Outcome]:
         """Join outcomes of single inputs; `ShapeError` if a custom score of one depends on the rest of the batch."""
         outcomes, target = _joined(singles), self.question.targets[0]
-        if target.score is not None:
+        if target.is_of_batch:
             alone = torch.cat([target.scores(single[0].logits).detach() for single in singles])
             if not torch.allclose(alone, target.scores(outcomes[0].logits).detach(), rtol=1e-3, atol=1e-6):
                 raise ShapeError(

@@ -16,6 +16,7 @@ from pellucid.core.finite import first_bad_row
 from pellucid.core.showing import Shown
 
 if TYPE_CHECKING:
+    from pellucid.attribution._flow import RelevanceFlow
     from pellucid.attribution._method import Attribution
     from pellucid.attribution._target import Target
 
@@ -71,6 +72,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     precision: torch.dtype | None = None
     """The lowest precision of any value of the forward pass; None: that of the relevance."""
+    flow: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
+    """Relevance per image, (batch,), by junction and branch, for relevance at hidden layers."""
 
     @property
     def is_finite(self) -> bool:
@@ -99,7 +102,7 @@ def _names() -> list[str]:
     return [entry.name for entry in fields(Outcome) if entry.name not in ("notes", "precision")]
 
 
-def _join(values: Sequence[Tensor | Mapping[str, Tensor] | None]) -> object:
+def _join(values: Sequence[Tensor | Mapping[Any, Tensor] | None]) -> object:
     first = values[0]
     if first is None:
         return None
@@ -206,9 +209,15 @@ class Explanation(Shown, Pictured):
     """Class names by index; None if unknown."""
     display: Display = field(default_factory=Display, repr=False)
     """Titles, value range and token texts for drawing the inputs."""
+    layer: str = ""
+    """Name of the layer whose output has the relevance; empty for the input."""
+    explained: str = ""
+    """The explained hidden unit in words; empty for outputs of the model."""
+    branches: Mapping[tuple[str, str], Tensor] = field(default_factory=dict, repr=False)
+    """Relevance per image, (batch,), by junction and branch; see `flow`."""
 
     @staticmethod
-    def of(outcome: Outcome, target: "Target", method: "Attribution", name: str) -> "Explanation":
+    def of(outcome: Outcome, target: "Target", method: "Attribution", name: str, layer: str = "") -> "Explanation":
         """Return the explanation of one target, from the outcome of the method registered as `name`."""
         # Everything below is derived here rather than by the methods, so that all of them are held to one definition.
         size = outcome.relevance.flatten(1).abs().sum(1)
@@ -233,7 +242,10 @@ class Explanation(Shown, Pictured):
             details=outcome.details if against is None else {**outcome.details, "against": against},
             notes=outcome.notes,
             remedy=method.remedy,
-            unit=method.unit if target.score is None else method.unit.replace("logits", "units of the score"),
+            unit=_unit_of(method.unit, target),
+            layer=layer,
+            explained="" if target.unit is None else str(target.unit),
+            branches=outcome.flow,
         )
 
     @staticmethod
@@ -249,6 +261,8 @@ class Explanation(Shown, Pictured):
                 "seed": parts[0].seed,
                 "method": parts[0].method,
                 "unit": parts[0].unit,
+                "layer": parts[0].layer,
+                "explained": parts[0].explained,
                 "notes": tuple(dict.fromkeys(note for part in parts for note in part.notes)),
             }
         )
@@ -272,6 +286,15 @@ class Explanation(Shown, Pictured):
         """
         return verdict(self, index or (0,) * self.target.ndim)
 
+    def flow(self) -> "RelevanceFlow":
+        """Return the relevance of the layer, and of each branch where paths meet above it, as a table and a figure.
+
+        For `to=` and methods that distribute the logit; `ConfigError` for others. See `RelevanceFlow`.
+        """
+        from pellucid.attribution._flow import RelevanceFlow
+
+        return RelevanceFlow.of([self])
+
     def missed(self) -> str:
         """Describe the map that misses its sum the most and the remedy; empty if every map is within tolerance."""
         if self.residual is None or self.allowed is None or self.expected is None:
@@ -282,6 +305,12 @@ class Explanation(Shown, Pictured):
         """Raise `ResidualError` if a residual exceeds the method's tolerance."""
         if missed := self.missed():
             raise ResidualError(missed)
+
+
+def _unit_of(unit: str, target: "Target") -> str:
+    if target.unit is not None:
+        return unit.replace("logits", "activation")
+    return unit if target.score is None else unit.replace("logits", "units of the score")
 
 
 def _stack(values: Sequence[Any]) -> Any:

@@ -47,6 +47,9 @@ class Attribution(Options):
     takes_several_inputs: ClassVar[bool] = True
     """True if the method explains models with several inputs, whose values it receives as rows, (batch, value);
     `Subject.packing` knows which values belong to which input."""
+    reaches_layers: ClassVar[bool] = False
+    """True if the method defines relevance at hidden layers: `attribute_each` then returns one outcome per target and
+    layer, in the order of `question.places`, if `question.layers` is not empty."""
     remedy: ClassVar[str] = (
         "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or choose a method "
         "whose relevances cancel less, such as 'lrp.gamma'."
@@ -72,7 +75,7 @@ class Attribution(Options):
         return not self.needs_fit
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
-        """Compute the relevance of one batch: one outcome per target of the question.
+        """Compute the relevance of one batch: one outcome per target of the question, and per layer if it names any.
 
         This is the only method that a subclass has to implement, either for all targets at once, to share work between
         them, or for a single target, decorated with `for_each_target`. The `evaluations` of an outcome count only the
@@ -162,6 +165,7 @@ class Backward(Attribution):
     """A method that runs the model forward unchanged and replaces the backward pass by a composite of rules."""
 
     family: ClassVar[str] = "backward"
+    reaches_layers: ClassVar[bool] = True
     promises: ClassVar[frozenset[str]] = frozenset({"deterministic"})
     unit: ClassVar[str] = SLOPE
 
@@ -196,17 +200,24 @@ class Backward(Attribution):
             lambda logits: [self.start(logits, target) for target in question.targets],
             question,
         )
-        return sharing([_outcome_of(*pair) for pair in zip(results, question.targets, strict=True)])
+        pairs = zip(results, question.places, strict=True)
+        return sharing([_outcome_of(result, target, at_layer=bool(layer)) for result, (target, layer) in pairs])
 
 
-def _outcome_of(result: Propagation, target: Target) -> Outcome:
-    account = result.account
+def _outcome_of(result: Propagation, target: Target, *, at_layer: bool) -> Outcome:
+    account, bypassed = result.account, result.bypassed
+    # The sum of the initial relevance is what arrives at the input or is absorbed on the way.
+    promised = None if account is None else result.seed.reshape(len(result.seed), -1).sum(1)
+    if at_layer and promised is not None:  # at a layer, the rest takes another path
+        promised = None if bypassed is None else promised - bypassed
     return Outcome(
         relevance=result.relevance,
         logits=result.logits,
         classes=target.classes(result.logits),
-        # The sum of the initial relevance is what arrives at the input or is absorbed on the way.
-        promised=None if account is None else result.seed.reshape(len(result.seed), -1).sum(1),
+        promised=promised,
+        details={} if bypassed is None else {"bypassed": bypassed},
+        flow=result.flow,
+        notes=(result.note,) if result.note else (),
         absorbed={} if account is None else {**account.absorbed},
         absorbed_by={} if account is None else dict(account.by_place),
         precision=result.precision,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pellucid.attribution._missing import check_gradients, gradients_of
+from pellucid.attribution._hidden import read
+from pellucid.attribution._missing import check_gradients
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target
 
@@ -13,7 +14,10 @@ __all__ = ["Gradients"]
 
 
 class Gradients:
-    """Weighted sum of each explained score's gradient over points image + scale · offset."""
+    """Weighted sum of each explained score's gradient over points image + scale · offset.
+
+    The gradients are those with respect to the image, or to the outputs of `layers`, in the order of `Question.places`.
+    """
 
     def __init__(
         self,
@@ -23,14 +27,17 @@ class Gradients:
         *,
         is_summed: bool = True,
         is_part: bool = False,
+        layers: tuple[str, ...] = (),
     ) -> None:
         """Create empty sums. With `is_part`, they are terms of a larger sum that the caller checks for gradients."""
         self._subject = subject
         self._images = images
         self._targets = targets
-        self._sums = [torch.zeros_like(images) for _ in targets]
-        self._squares = [] if is_summed else [torch.zeros_like(images) for _ in targets]
-        self._is_part = is_part
+        self._layers = layers
+        self._is_summed = is_summed
+        self._sums: list[Tensor] = []
+        self._squares: list[Tensor] = []
+        self._is_part = is_part or bool(layers)  # at layers, the gradients of each point are checked
         self._last = images
         """Most recent point at which gradients were computed."""
         self._is_checked = False
@@ -42,11 +49,20 @@ class Gradients:
             self._images, offset, torch.as_tensor(scale, dtype=offset.dtype, device=offset.device)
         ).requires_grad_()
         self._last, self._is_checked = point, False
-        logits = self._subject.logits(point)
-        for number, slope in enumerate(gradients_of(self._subject, logits, point, self._targets)):
-            self._sums[number].add_(slope, alpha=weight)
-            if self._squares:
-                self._squares[number] += slope.square() * weight
+        reading = read(self._subject, point, self._layers)
+        number = 0
+        for slopes in reading.gradients(self._targets):
+            for slope in slopes:
+                self._add(number, slope, weight)
+                number += 1
+
+    def _add(self, number: int, slope: Tensor, weight: float) -> None:
+        if number == len(self._sums):
+            self._sums.append(torch.zeros_like(slope))
+            self._squares += [] if self._is_summed else [torch.zeros_like(slope)]
+        self._sums[number].add_(slope, alpha=weight)
+        if not self._is_summed:
+            self._squares[number] += slope.square() * weight
 
     def total(self, number: int) -> Tensor:
         """Return the weighted sum of one score's gradients.

@@ -236,11 +236,11 @@ class Subject:
         return results
 
     def multipliers(
-        self, images: Tensor, baseline: Tensor, slopes_of: Callable[[Tensor], Sequence[Tensor]]
+        self, images: Tensor, baseline: Tensor, slopes_of: Callable[[Tensor], Sequence[Tensor]], question: Question
     ) -> list[Multipliers]:
         """Compute DeepLIFT multipliers of each pixel's change from the baseline, after checking the first image."""
         self.guard(images)
-        results = multipliers(self.model, images, baseline, slopes_of, self.readout)
+        results = multipliers(self.model, images, baseline, slopes_of, question)
         self.compare(images, results[0].logits)
         return results
 

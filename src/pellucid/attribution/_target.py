@@ -13,6 +13,7 @@ from pellucid.core.errors import ConfigError, PellucidError, ShapeError
 from pellucid.engine.arrays import check_tensor
 from pellucid.engine.input_errors import INPUT_ERRORS
 from pellucid.engine.model import Readout
+from pellucid.engine.units import Unit
 
 __all__ = ["Contrast", "Question", "Request", "Score", "Target", "rows_of", "weighted"]
 
@@ -23,7 +24,7 @@ Classes = int | Tensor | np.ndarray | np.integer | Sequence[int]
 
 KINDS = (
     "an index, one index per image (a tensor such as logits.argmax(1), or a list), 'all', Contrast(a, b), "
-    "or a function outputs -> (batch,)"
+    "a hidden Unit, or a function outputs -> (batch,)"
 )
 """Valid targets, for messages."""
 
@@ -52,7 +53,7 @@ class Contrast:
             )
 
 
-Request = Classes | Contrast | Score | str | None
+Request = Classes | Contrast | Unit | Score | str | None
 """Anything accepted as a target."""
 
 
@@ -85,8 +86,20 @@ class Target:
 
     @property
     def score(self) -> Score | None:
-        """The custom score function, or None."""
+        """The custom score function, or that of a hidden unit; None for classes."""
+        if isinstance(self.request, Unit):
+            return self.request.score
         return self.request if callable(self.request) and not isinstance(self.request, Tensor | type) else None
+
+    @property
+    def unit(self) -> Unit | None:
+        """The hidden unit that is explained, or None."""
+        return self.request if isinstance(self.request, Unit) else None
+
+    @property
+    def is_of_batch(self) -> bool:
+        """True if the score of an image may depend on the rest of the batch."""
+        return self.score is not None and self.unit is None
 
     @property
     def _asked(self) -> dict[Literal["target", "against"], Classes | None]:
@@ -191,6 +204,11 @@ class Question(Readout):
 
     targets: tuple[Target, ...] = ()
     """One target, or one per class for `target="all"`."""
+
+    @property
+    def places(self) -> list[tuple["Target", str]]:
+        """The explained targets and layers, in the order of the outcomes; the name of the input is empty."""
+        return [(target, layer) for target in self.targets for layer in self.layers or ("",)]
 
     def part(self, which: slice) -> "Question":
         """Return the question for some of the images."""

@@ -46,6 +46,8 @@ def is_within_tolerance(explanation: "Explanation", index: tuple[int, ...]) -> b
 
 def predicted(explanation: "Explanation", image: int) -> str:
     """Describe the model's output for one image: the predicted class and its softmax probability."""
+    if explanation.explained:
+        return explanation.explained
     logits = explanation.logits[image]
     if logits.ndim == 0 or (logits.ndim == 1 and len(logits) == 1):
         return f"output {_number(float(logits))}"
@@ -59,7 +61,7 @@ def targeted(explanation: "Explanation", index: tuple[int, ...]) -> str:
     """Describe the explained target of one map."""
     image, label = index[0], int(explanation.target[index])
     if label < 0:
-        return "a custom score"
+        return explanation.explained or "a custom score"
     logits = explanation.logits[image]
     if logits.ndim == 0 or len(logits) == 1:
         return "the output"

@@ -24,6 +24,7 @@ class DeepLift(Attribution):
     """
 
     family: ClassVar[str] = "relevance"
+    reaches_layers: ClassVar[bool] = True
     unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much each pixel's difference from a baseline changes the logit"
     promises: ClassVar[frozenset[str]] = COMPLETE
@@ -40,23 +41,24 @@ class DeepLift(Attribution):
         alike = images if is_per_image(self.baseline, images) else images[:1]
         baseline = baseline_like(self.baseline, alike)
         results = subject.multipliers(
-            images, baseline, lambda logits: [target.slope(logits) for target in question.targets]
+            images, baseline, lambda logits: [target.slope(logits) for target in question.targets], question
         )
-        changes = images - baseline
-        outcomes = [self._outcome(*pair, changes) for pair in zip(results, question.targets, strict=True)]
+        outcomes = [self._outcome(result, target) for result, (target, _) in zip(results, question.places, strict=True)]
         if any(_misses_its_sum(outcome) for outcome in outcomes):
             _refuse(subject.differing_selection(images, baseline))
         return sharing(outcomes)
 
-    def _outcome(self, result: Multipliers, target: Target, change: Tensor) -> Outcome:
+    def _outcome(self, result: Multipliers, target: Target) -> Outcome:
         parts = weighted(result.logits - result.baseline_logits, result.slope)
-        promised = parts.reshape(len(parts), -1).sum(1)
-        relevance = result.values * change
+        # A layer that other paths bypass has a share of the change that nobody knows in advance.
+        promised = parts.reshape(len(parts), -1).sum(1) if result.is_cut else None
+        relevance = result.values * result.change
         return Outcome(relevance, result.logits, target.classes(result.logits), promised, precision=result.precision)
 
 
 def _misses_its_sum(outcome: Outcome) -> bool:
-    assert outcome.promised is not None
+    if outcome.promised is None:
+        return False
     residual = outcome.relevance.flatten(1).sum(1) - outcome.promised
     return bool((residual.abs() > _beyond_rounding(outcome)).any())
 

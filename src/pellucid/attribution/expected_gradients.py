@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, FittedState, Outcome, Question, Subject, images_in, sharing
+from pellucid.attribution._hidden import FromLayer, from_layers
 from pellucid.attribution._missing import check_gradients
 from pellucid.attribution._paths import Gradients
 from pellucid.core.errors import ConfigError, ShapeError
@@ -37,6 +38,8 @@ class ExpectedGradients(Attribution):
     keep: Count = 256
     """Number of reference images that `fit` keeps; it keeps the first ones."""
     seed: int = 0
+
+    reaches_layers: ClassVar[bool] = True
 
     @property
     def gradients_per_image(self) -> int:
@@ -72,6 +75,7 @@ class ExpectedGradients(Attribution):
         state.check_kind("expected_gradients")
         return replace(self, references=state.tensors["references"])
 
+    @from_layers
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         references = self.references
         if not isinstance(references, Tensor) or not references.ndim:
@@ -92,6 +96,8 @@ class ExpectedGradients(Attribution):
         totals = [torch.zeros_like(images) for _ in held]
         for index, place in zip(chosen.tolist(), places.tolist(), strict=True):
             difference = images - references[index].to(images)
+            if isinstance(subject.model, FromLayer):
+                difference[:, subject.model.shape.numel() :] = 0  # the columns of the image, which is held
             # Each gradient is multiplied by its own difference, so the sums cannot be shared between references.
             gradients = Gradients(subject, images, held, is_part=True)
             gradients.add(difference, 1.0, scale=place - 1)  # image + (a − 1)(x − x′) = x′ + a(x − x′)

@@ -1,6 +1,6 @@
 """The gradient of the explained logit with respect to the pixels (Simonyan et al., 2014)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, Target, for_each_target, sharing
 from pellucid.attribution._baselines import Baseline, baseline_like
+from pellucid.attribution._hidden import read
 from pellucid.attribution._method import SLOPE
 from pellucid.attribution._missing import check_gradients, gradients_of
 
@@ -30,18 +31,40 @@ def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[
     return sharing(outcomes)
 
 
+def layer_slopes(
+    subject: Subject, images: Tensor, question: Question, shown: Callable[[Tensor, Tensor], Tensor]
+) -> list[Outcome]:
+    """Compute `shown(gradient, output)` for the output of each layer of the question; all share one forward pass.
+
+    Raises `UnsupportedOperation` if a score depends on a layer's output but has no gradient.
+    """
+    # A copy: the caller's tensor must not start to require a gradient.
+    reading = read(subject, images.detach().clone().requires_grad_(), question.layers)
+    plain = reading.logits.detach()
+    return sharing(
+        [
+            Outcome(shown(slope, value), plain, target.classes(plain))
+            for target, own in zip(question.targets, reading.gradients(question.targets), strict=True)
+            for slope, value in zip(own, reading.values, strict=True)
+        ]
+    )
+
+
 @dataclass(frozen=True)
 class OneGradient(Attribution):
     """A method whose map depends only on the image and its gradient."""
 
     family: ClassVar[str] = "gradient"
+    reaches_layers: ClassVar[bool] = True
     unit: ClassVar[str] = SLOPE
 
     def shown(self, slope: Tensor, images: Tensor) -> Tensor:
-        """Compute the map from the gradient."""
+        """Compute the map from the gradient, and from the images or the layer's output."""
         raise NotImplementedError
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        if question.layers:
+            return layer_slopes(subject, images, question, self.shown)
         outcomes = slopes(subject, images, question.targets)
         return [replace(outcome, relevance=self.shown(outcome.relevance, images)) for outcome in outcomes]
 

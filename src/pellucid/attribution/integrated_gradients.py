@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pellucid.attribution import COMPLETE, METHODS, Attribution, Outcome, Question, Subject, Target, sharing
 from pellucid.attribution._baselines import Baseline, baseline_like
+from pellucid.attribution._hidden import from_layers
 from pellucid.attribution._paths import Gradients
 from pellucid.core.errors import ConfigError
 from pellucid.core.options import NotNegative
@@ -33,6 +34,7 @@ class IntegratedGradients(Attribution):
     """
 
     family: ClassVar[str] = "gradient"
+    reaches_layers: ClassVar[bool] = True
     unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much each pixel adds to the logit along the path from a baseline to this image"
     promises: ClassVar[frozenset[str]] = COMPLETE
@@ -63,6 +65,7 @@ class IntegratedGradients(Attribution):
     def gradients_per_image(self) -> int:
         return self.steps
 
+    @from_layers
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         baseline = baseline_like(self.baseline, images)
         logits, held = subject.predict(images, question.targets)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
 from pellucid.attribution._baselines import Baseline
+from pellucid.attribution._hidden import FromLayer, from_layers
 from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.errors import ConfigError
 
@@ -27,17 +28,19 @@ class Occlusion(Attribution):
     """
 
     family: ClassVar[str] = "perturbation"
+    reaches_layers: ClassVar[bool] = True
     unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much the explained logit drops when a window around each pixel is hidden"
 
     window: Sizes = None
     """Window size in pixels: one number, one per spatial axis, or one per axis with channels first; None: a seventh of
-    the longest spatial axis."""
+    the longest spatial axis, or one channel of a hidden layer."""
     stride: Sizes = None
     """Step between windows in pixels, in the same form, at most the window size; None: half the window size."""
     baseline: Baseline = 0.0
     """Value of hidden pixels: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
 
+    @from_layers
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         windows = self._all_windows(subject, images.shape[1:])
         trials = Trials(subject, images, question.targets, self.baseline)
@@ -48,12 +51,18 @@ class Occlusion(Attribution):
                 total[:, :, *window] += (trials.score - score).reshape(*score.shape, *(1 for _ in window))
                 covered[:, *window] += 1
                 update(number)
-        # No pixel is uncovered, because the stride never exceeds the window.
-        return trials.outcomes(total / covered, len(windows))
+        # No pixel is uncovered, because the stride never exceeds the window; the columns of a held image are.
+        return trials.outcomes(total / covered.clamp(min=1), len(windows))
 
     def _all_windows(self, subject: Subject, shape: Sequence[int]) -> list[Window]:
         """Return all windows of an image of this shape, or of each of several inputs."""
         packing = subject.packing
+        if isinstance(layer := subject.model, FromLayer):
+            places = torch.arange(layer.shape.numel(), device="cpu").reshape(layer.shape)
+            # A channel over all positions, unless a window is given.
+            whole = (1, *layer.shape[1:]) if self.window is None else self.window
+            stride = whole if self.window is None and self.stride is None else self.stride
+            return [(places[window].flatten(),) for window in _windows(layer.shape, whole, stride)]
         if packing is None:
             return _windows(shape, self.window, self.stride)
         options = (packing.per_part(getattr(self, name), name) for name in ("window", "stride"))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject
 from pellucid.attribution._baselines import Baseline
+from pellucid.attribution._hidden import FromLayer, from_layers
 from pellucid.attribution._trials import Sizes, Trials, progress, sizes_of
 from pellucid.core.options import Count
 from pellucid.core.seeding import generator
@@ -25,6 +26,7 @@ class ShapleySampling(Attribution):
     """
 
     family: ClassVar[str] = "perturbation"
+    reaches_layers: ClassVar[bool] = True
     unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much each patch adds to the logit, averaged over random orders of revealing patches"
     promises: ClassVar[frozenset[str]] = frozenset({"complete", "class_specific"})
@@ -34,11 +36,12 @@ class ShapleySampling(Attribution):
     """Number of random orders; each costs one evaluation per patch."""
     patch: Sizes = None
     """Patch size in pixels: one number, one per spatial axis, or one per axis with channels first; None: at most 14
-    patches along the longest axis."""
+    patches along the longest axis, or the channels of a hidden layer."""
     baseline: Baseline = 0.0
     """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
     seed: int = 0
 
+    @from_layers
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         trials = Trials(subject, images, question.targets, self.baseline)
         patches = self._all_patches(subject, images.shape[1:])
@@ -68,6 +71,12 @@ class ShapleySampling(Attribution):
     def _all_patches(self, subject: Subject, shape: Sequence[int]) -> Tensor:
         """Patch index of each value, in the shape of an image or of a row of several inputs."""
         packing = subject.packing
+        if isinstance(layer := subject.model, FromLayer):
+            channel = (1, *layer.shape[1:])
+            own = patches_of(layer.shape, channel) if self.patch is None else _patches(layer.shape, self.patch)
+            # The columns of the image, which is held and so is its own baseline, are a player that adds nothing.
+            held = torch.full((layer.image_shape.numel(),), int(own.max()) + 1, device="cpu")
+            return torch.cat([own.flatten(), held])
         if packing is None:
             return _patches(shape, self.patch)
         rows, count = [], 0

@@ -1,6 +1,6 @@
 """SmoothGrad and variants: statistics of the gradient over noisy copies of each image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -25,6 +25,7 @@ class SmoothGrad(Attribution):
     """
 
     family: ClassVar[str] = "gradient"
+    reaches_layers: ClassVar[bool] = True
     unit: ClassVar[str] = SLOPE
     answers: ClassVar[str] = (
         "how sensitive the explained logit is to each pixel, averaged over a neighborhood of the image"
@@ -46,17 +47,18 @@ class SmoothGrad(Attribution):
         logits, held = subject.predict(images, question.targets)
         # Relative to each image's range, so that the noise looks alike for dark and bright images.
         spread = _ranges(subject, images) * self.noise_share
-        gradients = Gradients(subject, images, held, is_summed=self.is_linear)
+        gradients = Gradients(subject, images, held, is_summed=self.is_linear, layers=question.layers)
         source = generator(self.seed, "smoothgrad")
         # Drawn in float64 on the CPU: the same noise for every device and dtype.
         for _ in range(self.samples):
             noise = torch.randn(images.shape[1:], generator=source, dtype=torch.float64, device="cpu").to(images)
             gradients.add(noise, 1.0, scale=spread)
         spent = torch.full((len(images),), self.samples + 1, device=images.device)
+        places = replace(question, targets=tuple(held)).places
         return sharing(
             [
                 Outcome(self.statistic(gradients, number), logits, target.classes(logits), evaluations=spent)
-                for number, target in enumerate(held)
+                for number, (target, _) in enumerate(places)
             ]
         )
 

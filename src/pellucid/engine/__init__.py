@@ -24,6 +24,8 @@ Other files:
 - `derivatives`: missing derivatives told apart from zero ones
 - `taint`: dependencies on the image that the recorder cannot see
 - `layers`: the layers of a model, and the filters of the first one
+- `hidden`: the outputs of named layers, read or replaced; `arrivals`: the relevance that arrives at them, and its split
+  where paths meet; `units`: hidden units, as targets of an explanation
 - `tap`: hidden activations, such as the embedding; `activations`: the outputs of all layers
 - `programs/`: a network as a list of steps and weights, which the report runs without torch
 - `wrapping`: compiled, exported, scripted, sharded and quantized models: unwrapped, or refused by name
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from pellucid.engine.operations.elementwise import register_elementwise
     from pellucid.engine.rules import Carry, Deconvnet, Derivative, Epsilon, Guided, Pass, SoftmaxTaylor, Split, Z
     from pellucid.engine.tape import Account, Affine, Node, Relevances, Rule
+    from pellucid.engine.units import Unit
     from pellucid.engine.weight_rules import AlphaBeta, Flat, Gamma, WSquare, ZBox, ZPlus
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "SoftmaxTaylor",
     "Split",
     "Step",
+    "Unit",
     "WSquare",
     "Z",
     "ZBox",
@@ -92,6 +96,7 @@ __getattr__, __dir__ = lazy_exports(
         "SoftmaxTaylor": ".rules",
         "Split": ".rules",
         "Step": ".composites",
+        "Unit": ".units",
         "WSquare": ".weight_rules",
         "Z": ".rules",
         "ZBox": ".weight_rules",

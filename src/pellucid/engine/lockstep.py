@@ -6,12 +6,13 @@ which preserve that sum exactly.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from pellucid.core.errors import UnsupportedOperation
+from pellucid.engine.arrivals import Witness
 from pellucid.engine.linear_maps import FrozenMaximum, FrozenNorm, vjp
 from pellucid.engine.model import Readout
 from pellucid.engine.relevance import record
@@ -34,9 +35,11 @@ __all__ = ["Multipliers", "differing_selection", "multipliers"]
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
-    """Change of the score per unit change of each pixel from its baseline."""
+    """Change of the score per unit change of each pixel, or of each value of a layer's output, from its baseline."""
 
     values: Tensor
+    change: Tensor
+    """The change of each pixel, or of each value of the layer's output, from its baseline."""
     logits: Tensor
     baseline_logits: Tensor
     """(1, class), or (batch, class) if each image has its own baseline."""
@@ -44,6 +47,8 @@ class Multipliers:
     """Change of the score per unit change of each logit, shaped like the logits."""
     precision: torch.dtype
     """The lowest precision of any value of the forward pass."""
+    is_cut: bool = True
+    """True if the score depends on the images only through these values, so that Σ values · change is its change."""
 
 
 def multipliers(
@@ -55,7 +60,8 @@ def multipliers(
 ) -> list[Multipliers]:
     """Compute the multipliers of a frozen model's input for each slope of a score.
 
-    `baseline` is one image, (1, …), or one per image, like `images`.
+    `baseline` is one image, (1, …), or one per image, like `images`. With `readout.layers`, the multipliers are those
+    of the layers' outputs, with one result per slope and layer, in that order.
 
     Raises `UnsupportedOperation` if control flow differs between the images and the baseline.
     """
@@ -71,8 +77,15 @@ def multipliers(
     slopes, results = slopes_of(tape.logits), []
     for own, slope in zip(tape.copies(len(slopes)), slopes, strict=True):
         with torch.no_grad():
-            arrived, logits = own.reverse(slope, rule), base.logits[: len(baseline)]
-            results.append(Multipliers(arrived, tape.logits, logits, slope, tape.precision))
+            witness = Witness(own) if readout.layers else None
+            arrived, logits = own.reverse(slope, rule, None, witness), base.logits[: len(baseline)]
+        whole = Multipliers(arrived, images - baseline, tape.logits, logits, slope, tape.precision)
+        if witness is None:
+            results.append(whole)
+            continue
+        for name in readout.layers:
+            arrival, change = witness.arrival(name), tape.hidden[name].value - base.hidden[name].value
+            results.append(replace(whole, values=arrival.relevance, change=change, is_cut=arrival.is_cut))
     return results
 
 

@@ -236,6 +236,8 @@ class Readout:
     """Explain the logits before a final softmax; False: such a model is refused."""
     is_certified: bool = False
     """Keep an account of the relevance that biases, stabilizers and constants absorb."""
+    layers: tuple[str, ...] = ()
+    """Layers whose outputs are explained; empty for the input."""
 
 
 SOFTMAX_AT_THE_END = (

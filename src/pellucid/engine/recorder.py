@@ -23,7 +23,7 @@ from pellucid.engine.memory import Memory, Overlay
 from pellucid.engine.model import check_autocast
 from pellucid.engine.table import OPERATIONS, Entry, modified, name_of, storage_key, substitute, tensors_in
 from pellucid.engine.taint import TaintWatch
-from pellucid.engine.tape import Formula, Move, Node, Tape
+from pellucid.engine.tape import Formula, Hidden, Move, Node, Tape
 from pellucid.engine.wrapping import module_paths
 
 __all__ = ["Recorder"]
@@ -139,6 +139,21 @@ class Recorder(TorchFunctionMode):
         homes = self._homes.get(weight.data_ptr(), []) if isinstance(weight, Tensor) else []
         # a tied weight has several owners: prefer the module that is running
         return place if place in homes or not homes else homes[0]
+
+    def hidden(self, name: str, output: Tensor) -> Hidden:
+        """Return the slot and the present value of a layer's output.
+
+        Raises `UnsupportedOperation` if it does not depend on the images.
+        """
+        with torch._C.DisableTorchFunction():  # a hook runs inside this mode, which would record the look-up
+            value = self.newest(output)
+        slot = self.slot(output)
+        if slot is None:
+            raise UnsupportedOperation(
+                f"the output of layer {name!r} does not depend on the input, so no relevance passes through it; name "
+                "a layer between the input and the logits."
+            )
+        return Hidden(slot, value)
 
     def refuse(self, name: str, why: str, way_out: str = "") -> NoReturn:
         """Raise `UnsupportedOperation` for the operation `name`, naming the running module."""

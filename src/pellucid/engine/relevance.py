@@ -1,8 +1,8 @@
 """Record a model, fold its batch norms, and propagate the relevance of its logits to the images by a composite."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import torch
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 import pellucid.engine.operations  # noqa: F401  (fills the table of operations)
 from pellucid.core.errors import UnsupportedOperation
 from pellucid.core.isolation import exclusive, uncompiled
+from pellucid.engine.arrivals import Flow, Witness
 from pellucid.engine.composites import Composite, box_of, rule_of, takes_unknown
+from pellucid.engine.hidden import observed
 from pellucid.engine.linear_maps import Convolution, Dense
 from pellucid.engine.model import Readout, check_logits, refuse_softmax
 from pellucid.engine.outputs import choose_output
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.taint import TaintWatch
-from pellucid.engine.tape import Account, Addition, Affine, Move, Node, Rule, Tape
+from pellucid.engine.tape import Account, Addition, Affine, Hidden, Move, Node, Rule, Tape
 from pellucid.engine.wrapping import check_model
 
 __all__ = ["Propagation", "fold_batch_norms", "propagate", "record"]
@@ -25,7 +27,7 @@ __all__ = ["Propagation", "fold_batch_norms", "propagate", "record"]
 
 @dataclass(frozen=True, eq=False)
 class Propagation:
-    """Relevance and its conservation ledger."""
+    """Relevance of the images, or of a layer's output, and its conservation ledger."""
 
     relevance: Tensor
     logits: Tensor
@@ -34,6 +36,12 @@ class Propagation:
     account: Account | None
     precision: torch.dtype
     """The lowest precision of any value of the forward pass."""
+    bypassed: Tensor | None = None
+    """(batch,): relevance that other paths carry past the layer; None for the images, or if unknown."""
+    flow: Flow = field(default_factory=dict)
+    """Relevance of each branch where paths meet between the logits and the first of the layers."""
+    note: str = ""
+    """A caveat about the relevance of the layer; empty if there is none."""
 
 
 def record(
@@ -61,7 +69,13 @@ def record(
             taint = stack.enter_context(TaintWatch(images)) if is_watched else None
             stack.enter_context(uncompiled())
             recorder = stack.enter_context(Recorder(model, images, box, taint, with_unknown))
-            outputs = model(images)
+            hidden: dict[str, Hidden] = {}
+
+            def note(name: str, output: Tensor, _is_input: bool) -> None:
+                hidden[name] = recorder.hidden(name, output)
+
+            with observed(model, readout.layers, note, len(images)) if readout.layers else nullcontext():
+                outputs = model(images)
             logits = choose_output(outputs, readout.output)
         logits = recorder.newest(logits)  # a write through a view of them may have come last
     if recorder.slot(logits) is None:
@@ -70,6 +84,7 @@ def record(
             "compute them from the images with torch operations only, or choose a gradient method."
         )
     tape = recorder.finish(logits)
+    tape.hidden = hidden
     last = next((node for node in reversed(tape.nodes) if node.output == tape.output), None)
     if (moved := _softmax_behind(tape, last)) is not None:
         refuse_softmax(behind=moved.place)
@@ -106,7 +121,8 @@ def propagate(
 
     Runs one forward pass, and one reverse pass over its tape per seed. If `readout.is_certified`, also keeps an account
     of the relevance that biases, stabilizers and constants absorb. Pass `box`, the composite's bounds, if they are
-    already computed for the shape of these images.
+    already computed for the shape of these images. With `readout.layers`, there is one result per seed and layer, in
+    that order, instead of one per seed.
     """
     if box is None and (bounds := box_of(composite)) is not None:
         box = bounds.over(images)
@@ -120,9 +136,26 @@ def propagate(
     seeds = seeds_of(logits)
     for own, seed in zip(tape.copies(len(seeds)), seeds, strict=True):
         account = Account(len(images), logits.dtype, logits.device) if readout.is_certified else None
+        witness = Witness(own) if readout.layers else None
         with torch.no_grad():
-            results.append(Propagation(own.reverse(seed, rule, account), logits, seed, account, tape.precision))
+            relevance = own.reverse(seed, rule, account, witness)
+        whole = Propagation(relevance, logits, seed, account, tape.precision)
+        results += [whole] if witness is None else [_at_layer(whole, witness, tape, name) for name in readout.layers]
     return results
+
+
+def _at_layer(whole: Propagation, witness: Witness, tape: Tape, name: str) -> Propagation:
+    """Return the result of a reverse pass at one of its layers."""
+    arrival, is_merged = witness.arrival(name), tape.hidden[name].slot in tape.merged
+    note = f"{name} is merged with the batch norm after it, so its relevance is that of the norm's output"
+    return replace(
+        whole,
+        relevance=arrival.relevance.clone(),  # several layers may share the memory of one relevance
+        account=arrival.account,
+        bypassed=arrival.bypassed,
+        flow=witness.flow,
+        note=note if is_merged else "",
+    )
 
 
 def fold_batch_norms(tape: Tape) -> None:
@@ -136,16 +169,20 @@ def fold_batch_norms(tape: Tape) -> None:
     """
     producers = {node.output: node for node in tape.nodes}
     new_slots = count(1 + max(producers, default=0))
-    tape.nodes = [folded for node in tape.nodes for folded in _folded(node, producers, new_slots)]
+    tape.nodes = [folded for node in tape.nodes for folded in _folded(node, producers, new_slots, tape.merged)]
 
 
-def _folded(node: Node, producers: dict[int, Node], new_slots: Iterator[int]) -> list[Node]:
+def _folded(
+    node: Node, producers: dict[int, Node], new_slots: Iterator[int], slots: dict[int, list[int]]
+) -> list[Node]:
+    """Return the nodes that replace `node`; enters into `slots` which outputs they are merged with."""
     source = _source(node, producers)
     if isinstance(source, Affine):
         norm = _per_unit(node, source)
         if norm is None:
             return [node]
         producers[node.output] = merged = _merged(norm, source)  # the next constant is folded into this one
+        slots.setdefault(source.output, []).append(node.output)
         return [merged]
     if node.kind != "batch_norm" or not isinstance(node, Affine):
         return [node]
@@ -156,6 +193,10 @@ def _folded(node: Node, producers: dict[int, Node], new_slots: Iterator[int]) ->
     if not any(_is_kernel(origin) for origin in origins):
         return [node]
     joined = replace(source, inputs=tuple(part.output for part in parts), output=node.output, is_first=False)
+    slots.setdefault(source.output, []).append(node.output)
+    for part, origin in zip(parts, origins, strict=True):
+        if isinstance(origin, Affine) and _is_kernel(origin):
+            slots.setdefault(origin.output, []).append(part.output)
     folded = [
         _merged(part, origin) if isinstance(origin, Affine) and _is_kernel(origin) else part
         for part, origin in zip(parts, origins, strict=True)

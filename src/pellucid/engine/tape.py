@@ -6,8 +6,8 @@ logit, which would hide errors.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from pellucid.engine.derivatives import WAY_OUT, derivatives
 from pellucid.engine.linear_maps import LinearMap, vjp
 from pellucid.engine.table import NO_TRAITS, Traits, substitute, tensors_in
 
+if TYPE_CHECKING:
+    from pellucid.engine.arrivals import Witness
+
 __all__ = [
     "ABSORBERS",
     "Account",
@@ -25,6 +28,7 @@ __all__ = [
     "Affine",
     "Formula",
     "Function",
+    "Hidden",
     "Maximum",
     "Move",
     "Node",
@@ -266,26 +270,35 @@ class Account:
 
     def __init__(self, images: int, dtype: torch.dtype, device: torch.device) -> None:
         self.images = images
-        self._zero = torch.zeros(images, dtype=dtype, device=device)
-        self.absorbed: dict[str, Tensor] = dict.fromkeys(ABSORBERS, self._zero)
-        self.by_place: dict[str, Tensor] = defaultdict(lambda: self._zero)
+        self.zero = torch.zeros(images, dtype=dtype, device=device)
+        self.absorbed: dict[str, Tensor] = dict.fromkeys(ABSORBERS, self.zero)
+        self.by_place: dict[str, Tensor] = defaultdict(lambda: self.zero)
         """Relevance absorbed as a constant at each place, keyed `operation in module`."""
 
     def absorb(self, absorber: Absorber, node: Node, amount: Tensor) -> None:
         """Record `amount`, which has the shape of the node's output."""
-        per_image = self._per_image(amount, node.batch_axis)
+        per_image = self.per_image(amount, node.batch_axis)
         # not in place: all entries start as the same tensor of zeros
         self.absorbed[absorber] = self.absorbed[absorber] + per_image
         if absorber == "constant":
             self.by_place[node.place] = self.by_place[node.place] + per_image
 
-    def _per_image(self, amount: Tensor, axis: int) -> Tensor:
+    def per_image(self, amount: Tensor, axis: int) -> Tensor:
+        """Sum a value whose images are along `axis`, possibly merged with later axes (image-major): (batch,)."""
         if self.images == 1:
             return amount.sum().reshape(1)
         if axis:
             amount = amount.movedim(axis, 0)
         # axes merged with the batch are image-major, so each row holds one image
         return amount.reshape(self.images, -1).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """The output of a named layer on a tape."""
+
+    slot: int
+    value: Tensor
 
 
 @dataclass(eq=False)
@@ -300,6 +313,10 @@ class Tape:
     logits: Tensor
     precision: torch.dtype = torch.float64
     """The lowest precision of any recorded value: a part of a float64 model may compute in float32."""
+    hidden: dict[str, Hidden] = field(default_factory=dict)
+    """Outputs of the layers to which relevance is propagated, by name."""
+    merged: dict[int, list[int]] = field(default_factory=dict)
+    """Slots of the batch norms that are merged with the producer of another slot, by that slot."""
 
     def needed(self) -> list[Node]:
         """Return the nodes that the output depends on, in order."""
@@ -315,8 +332,17 @@ class Tape:
         for number in range(1, count + 1):
             yield self if number == count else replace(self, nodes=[*self.nodes])
 
-    def reverse(self, seed: Tensor, rule_of: Callable[[Node], Rule], account: Account | None = None) -> Tensor:
+    def reverse(
+        self,
+        seed: Tensor,
+        rule_of: Callable[[Node], Rule],
+        account: Account | None = None,
+        witness: "Witness | None" = None,
+    ) -> Tensor:
         """Propagate the relevance `seed` of the logits back to the images, consuming the nodes.
+
+        A `witness` sees the relevance of each value on the way. With one, the pass ends at the first of its layers,
+        and the result is the relevance there.
 
         Raises `UnsupportedOperation` if relevance is left over at other slots, or if none reaches the images.
         """
@@ -326,7 +352,14 @@ class Tape:
             arrived = relevance.pop(node.output, None)
             if arrived is None:
                 continue
-            for slot, share in zip(node.inputs, rule_of(node)(node, arrived, account), strict=True):
+            if witness is not None:
+                witness.arrived(node.output, arrived, relevance, account)
+                if len(self.nodes) == witness.last:
+                    return arrived
+            shares = rule_of(node)(node, arrived, account)
+            if witness is not None:
+                witness.split(node, arrived, shares, account)
+            for slot, share in zip(node.inputs, shares, strict=True):
                 if slot is not None and share is not None:
                     # never in place: several slots may share the memory of one relevance
                     relevance[slot] = relevance[slot] + share if slot in relevance else share
@@ -336,4 +369,6 @@ class Tape:
                 "relevance did not propagate completely from the logits to the images "
                 f"({len(relevance)} values were left over); please report the model, or choose a gradient method."
             )
+        if witness is not None:
+            witness.arrived(self.image, arrived, relevance, account)
         return arrived

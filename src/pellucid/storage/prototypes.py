@@ -14,7 +14,7 @@ from pellucid.engine.inputs import check_is_model
 from pellucid.engine.model import Network, unwrap
 from pellucid.storage.densities import fit_density, load_density
 from pellucid.synthesis import PRIORS, Prior, Prototypes, synthesise
-from pellucid.synthesis._goal import Unit
+from pellucid.synthesis._goal import Classes, Response
 
 __all__ = ["prototypes"]
 
@@ -23,11 +23,11 @@ DEFAULT_DENSITY = {"expert": "gaussian_mixture", "code": "vae"}
 
 def prototypes(
     model: Network,
-    classes: Sequence[int] | Tensor | int | None = None,
+    classes: Classes = None,
     *,
     prior: str | Prior = "l2",
     seed: int = 0,
-    unit: Unit | None = None,
+    unit: Response | None = None,
     diversity: int = 1,
     **options: Any,
 ) -> Prototypes:
@@ -38,7 +38,7 @@ def prototypes(
 
     Args:
         model: any module from images to logits; it is not modified.
-        classes: one class index or several; None: all classes.
+        classes: one class index or several; None: all classes. A hidden `pellucid.Unit`, or several, takes their place.
         prior: a prior's name, or a configured prior such as `pellucid.synthesis.l2.L2(image_shape=(3, 64, 64))`.
         seed: random seed; equal seeds give equal images, bit for bit on the CPU.
         unit: alternative to `classes`: (layer, channel), (layer, channels), or a function of the model's outputs that

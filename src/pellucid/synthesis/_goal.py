@@ -16,14 +16,19 @@ from pellucid.core.types import Images
 from pellucid.engine.arrays import check_tensor
 from pellucid.engine.batch_norm import SoundNorms
 from pellucid.engine.derivatives import check_graph
+from pellucid.engine.hidden import check_names, observed
 from pellucid.engine.input_errors import INPUT_ERRORS
 from pellucid.engine.model import AutocastWatch, check_model, dtype_of
+from pellucid.engine.units import Unit
 from pellucid.engine.wrapping import check_hidden_norms, find_module
 
-__all__ = ["Goal", "Unit", "Values", "make_goal"]
+__all__ = ["Classes", "Goal", "Response", "Values", "make_goal"]
 
-Unit = tuple[str, int | Sequence[int]] | Callable[[Any], Tensor]
-"""(layer name, channel or channels), or a function of the model's outputs that returns one number per image."""
+Classes = Sequence[int] | Tensor | int | Unit | Sequence[Unit] | None
+"""Classes by index, or hidden units; None for all classes."""
+Response = Unit | Sequence[Unit] | tuple[str, int | Sequence[int]] | Callable[[Any], Tensor]
+"""Hidden units, (layer name, channel or channels), or a function of the model's outputs that returns one number per
+image."""
 
 HINT = "pass a model with differentiable outputs."
 """Ends the errors about missing derivatives."""
@@ -43,18 +48,18 @@ class Goal:
     is_of_classes: bool
 
 
-def make_goal(
-    model: nn.Module, classes: Sequence[int] | Tensor | int | None, unit: Unit | None, sample: Images
-) -> Goal:
+def make_goal(model: nn.Module, classes: Classes, unit: Response | None, sample: Images) -> Goal:
     """Create the goal that the public arguments describe, and test it on `sample`; the caller freezes the model.
 
     Raises `ConfigError`, `UnknownName`, `ShapeError`, `ModelError` or `UnsupportedOperation` for invalid arguments.
     """
     check_model(model, "derivatives")
+    if unit is not None and classes is not None:
+        raise ConfigError("got both classes and unit; give only one of them.")
+    if units := _units(classes) or _units(unit):
+        return _unit_goal(model, units, sample)
     if unit is None:
         return _class_goal(model, classes, sample)
-    if classes is not None:
-        raise ConfigError("got both classes and unit; give only one of them.")
     if callable(unit) and not isinstance(unit, type):
         return _checked(Goal(model, (-1,), lambda images: _repeated(_of_function(model, unit, images)), False), sample)
     given: object = unit
@@ -74,7 +79,33 @@ def make_goal(
     return _checked(Goal(model, tuple(channels), read, False), sample)
 
 
-def _class_goal(model: nn.Module, classes: Sequence[int] | Tensor | int | None, sample: Images) -> Goal:
+def _units(given: object) -> list[Unit]:
+    """Return the hidden units among the arguments; none if they are classes, or anything else."""
+    listed = list(given) if isinstance(given, tuple | list) else [given]
+    units = [one for one in listed if isinstance(one, Unit)]
+    return units if len(units) == len(listed) else []
+
+
+def _unit_goal(model: nn.Module, units: list[Unit], sample: Images) -> Goal:
+    layers = list(dict.fromkeys(unit.layer for unit in units))
+    check_names(model, layers)
+
+    def read(images: Images) -> tuple[Values, Values]:
+        outputs: dict[str, Tensor] = {}
+
+        def see(name: str, output: Tensor, _is_input: bool) -> None:
+            outputs[name] = output.clone()  # the next layer may modify the output in place
+
+        with observed(model, layers, see, len(images)):
+            _run(model, images)
+        return _repeated(torch.stack([_at_least_float32(unit.score(outputs[unit.layer])) for unit in units], 1))
+
+    with torch.no_grad():
+        read(sample)
+    return _checked(Goal(model, tuple(unit.channel for unit in units), read, False), sample)
+
+
+def _class_goal(model: nn.Module, classes: Any, sample: Images) -> Goal:
     with torch.no_grad():
         logits = _logits(model, sample)
     _refuse_probabilities(logits)

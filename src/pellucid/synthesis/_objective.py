@@ -1,7 +1,5 @@
 """The objective of prototypes, evaluated on given images."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 from pellucid.core.isolation import isolated
 from pellucid.core.types import Images
 from pellucid.engine.model import device_of, frozen, unwrap
-from pellucid.synthesis._goal import Unit, make_goal
+from pellucid.synthesis._goal import Classes, Response, make_goal
 from pellucid.synthesis._prior import Prior
 
 __all__ = ["objective"]
@@ -20,10 +18,10 @@ AT_ONCE = 500
 def objective(
     model: nn.Module,
     images: Images,
-    classes: Sequence[int] | Tensor | int | None,
+    classes: Classes,
     prior: Prior,
     *,
-    unit: Unit | None = None,
+    unit: Response | None = None,
 ) -> Float[Tensor, "batch target"]:
     """Compute log p(class | x) + weight · log p(x), in nats, of each image for each class: the prototype objective.
 

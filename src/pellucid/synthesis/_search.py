@@ -1,7 +1,6 @@
 """Gradient ascent on the objective of a network and a prior, for all prototypes in one batch."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +13,7 @@ from pellucid.core.options import check_argument
 from pellucid.core.seeding import generator
 from pellucid.engine.inputs import check_is_model
 from pellucid.engine.model import Network, device_of, dtype_of, frozen, unwrap
-from pellucid.synthesis._goal import Goal, Unit, make_goal
+from pellucid.synthesis._goal import Classes, Goal, Response, make_goal
 from pellucid.synthesis._prior import Parameters, Prior
 from pellucid.synthesis._prototypes import Prototypes
 from pellucid.synthesis._regularisers import similarity, warped
@@ -30,11 +29,11 @@ ALIKE = 0.9
 
 def synthesise(
     model: Network,
-    classes: Sequence[int] | Tensor | int | None,
+    classes: Classes,
     prior: Prior,
     *,
     seed: int = 0,
-    unit: Unit | None = None,
+    unit: Response | None = None,
     diversity: int = 1,
 ) -> Prototypes:
     """Find the images with the largest log p(class | x) + weight · log p(x); all classes are searched in one batch.
@@ -43,7 +42,7 @@ def synthesise(
 
     Args:
         model: any module from images to logits.
-        classes: one class index or several; None: all classes.
+        classes: one class index or several; None: all classes. A hidden `Unit`, or several, takes their place.
         prior: which images are plausible, and how to search them.
         seed: random seed.
         unit: alternative to `classes`: (layer, channel), (layer, channels) or a function of the model's outputs. Its

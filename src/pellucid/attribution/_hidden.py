@@ -1,0 +1,275 @@
+"""Hidden layers for methods without rules: gradients at layer outputs, and the model as a function of one of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from pellucid.attribution._adapter import Adapter
+from pellucid.attribution._baselines import baseline_like
+from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._method import Attribution
+from pellucid.attribution._missing import MissingGradient, gradients_of
+from pellucid.attribution._subject import Subject
+from pellucid.attribution._target import Question, Target
+from pellucid.core.errors import ModelError
+from pellucid.engine.derivatives import WAY_OUT, derivatives, unseen_changes, zero_rows
+from pellucid.engine.hidden import observed
+
+__all__ = ["FromLayer", "Reading", "ToLayer", "from_layers", "is_cut", "read"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A differentiable forward pass, with the outputs of some layers, or the input if no layer is named."""
+
+    subject: Subject
+    leaf: Tensor
+    """The images, which require a gradient."""
+    layers: tuple[str, ...]
+    logits: Tensor
+    values: tuple[Tensor, ...]
+    """The outputs, detached."""
+    _edges: tuple[GradientEdge, ...] = ()
+    """The places of the outputs in the graph, which stay valid if the model overwrites the tensors."""
+
+    def gradients(self, targets: Sequence[Target], *, is_kept: bool = False) -> Iterator[list[Tensor]]:
+        """Yield ∂ score / ∂ value of all layers for each target; the last one frees the graph unless `is_kept`.
+
+        Raises `MissingGradient` for a score that depends on a layer's output but has no gradient. For the input, the
+        caller checks that.
+        """
+        if not self.layers:
+            yield from ([slope] for slope in gradients_of(self.subject, self.logits, self.leaf, targets))
+            return
+        for number, target in enumerate(targets, start=1):
+            # The gradient of the sum over the images is the gradient of each image.
+            slopes = self._slopes(target.scores(self.logits).sum(), is_kept=is_kept or number < len(targets))
+            self._check(target, slopes)
+            yield slopes
+
+    def pull(self, place: int, cotangent: Tensor) -> Tensor:
+        """Return the vector–Jacobian product of one layer's output with respect to the input; keeps the graph."""
+        (slope,) = derivatives(self._edges[place], [self.leaf], cotangent, way_out=WAY_OUT, retain_graph=True)
+        assert slope is not None
+        return slope
+
+    def _slopes(self, score: Tensor, *, is_kept: bool) -> list[Tensor]:
+        found = derivatives(score, self._edges, way_out=WAY_OUT, retain_graph=is_kept)
+        for layer, slope in zip(self.layers, found, strict=True):
+            if slope is None:
+                raise ModelError(
+                    f"the explained score does not depend on the output of layer {layer!r} through a differentiable "
+                    "path; name a layer between the input and the score."
+                )
+        return [slope for slope in found if slope is not None]
+
+    def _check(self, target: Target, slopes: Sequence[Tensor]) -> None:
+        plain, images = self.logits.detach(), self.leaf.detach()
+        for layer, values, slope in zip(self.layers, self.values, slopes, strict=True):
+            is_zero = zero_rows(slope)
+            if is_zero is None:
+                continue  # a gradient of exactly zero is rare; only then do further passes look for the reason
+            held, inside = target.held(plain), _inside(self.subject, layer, values, images)
+
+            def scores(y: Tensor, inside: Subject = inside, held: Target = held) -> Tensor:
+                return held.scores(inside.logits(_joined(y, images)))[:, None]
+
+            unseen = unseen_changes(scores, values, is_zero[:, None])[:, 0]
+            if bool(unseen.any()):
+                classes = target.classes(plain)
+                raise MissingGradient(classes[unseen].tolist(), classes[~is_zero].tolist())
+
+
+def read(subject: Subject, leaf: Tensor, layers: tuple[str, ...]) -> Reading:
+    """Run a differentiable forward pass of images that require a gradient, and read the outputs of the layers.
+
+    Raises `ModelError` for a layer that does not depend on the input, and the errors of `observed`.
+    """
+    if not layers:
+        return Reading(subject, leaf, (), subject.logits(leaf), (leaf.detach(),))
+    _check_rows(subject, leaf.detach(), layers)
+    seen: dict[str, tuple[Tensor, GradientEdge]] = {}
+
+    def see(name: str, output: Tensor, is_input: bool) -> Tensor | None:
+        if not output.requires_grad:
+            raise ModelError(
+                f"the output of layer {name!r} does not depend on the input through a differentiable path; name a "
+                f"layer between the input and the logits, or {WAY_OUT}"
+            )
+        # The graph of a view changes if it is overwritten later; that of other tensors does not.
+        own = output.clone() if output._is_view() and not is_input else output
+        seen[name] = own.detach().clone(), get_gradient_edge(own)
+        return own if own is not output else None
+
+    logits = subject.logits(leaf, within=observed(subject.model, layers, see, len(leaf)))
+    subject.settle(leaf)
+    values, edges = zip(*(seen[name] for name in layers), strict=True)
+    return Reading(subject, leaf, layers, logits, values, edges)
+
+
+def _check_rows(subject: Subject, images: Tensor, layers: tuple[str, ...]) -> None:
+    """Raise `ShapeError` for a layer whose first axis does not hold the images, even if it is as long as the batch.
+
+    A single image tells: an axis of tokens is then longer than one.
+    """
+    key = ("rows", layers, images.shape[1:], images.dtype, images.device)
+    if len(images) == 1 or key in subject.layers:
+        return
+    with torch.no_grad():
+        subject.logits(images[:1], within=observed(subject.model, layers, lambda *_: None, 1))
+    subject.settle(images)
+    subject.layers[key] = True
+
+
+class FromLayer(Adapter):
+    """A model as a function of one layer's output: of rows that hold the output and the image, both flattened.
+
+    The image is held: it has no gradient, and reaches the logits only past the layer.
+    """
+
+    def __init__(self, model: nn.Module, layer: str, shape: torch.Size, image_shape: torch.Size) -> None:
+        super().__init__(model)
+        self.layer = layer
+        self.shape = shape
+        """Shape of the layer's output for one image."""
+        self.image_shape = image_shape
+
+    def forward(self, rows: Tensor) -> Any:
+        """Run the model on the images in `rows`, (batch, value), with the layer's output replaced."""
+        size = self.shape.numel()
+        value = rows[:, :size].reshape(-1, *self.shape)
+        images = rows[:, size:].detach().reshape(-1, *self.image_shape)
+
+        def put_in(_name: str, output: Tensor, is_input: bool) -> Tensor:
+            own = value.to(output.dtype)
+            # A module that works in place returns its input, which other code may hold.
+            return output.copy_(own) if is_input else own
+
+        with observed(self.model, [self.layer], put_in, len(rows)):
+            return self.model(images.clone())
+
+    def cut(self, maps: Tensor) -> Tensor:
+        """Return the columns of the layer's output in (…, value), in its shape."""
+        return maps[..., : self.shape.numel()].reshape(*maps.shape[:-1], *self.shape)
+
+
+class _Reached(BaseException):
+    """Ends a forward pass at a layer; no Exception, which the model's own code could catch."""
+
+
+class ToLayer(Adapter):
+    """A model that ends at one layer, whose output takes the place of the logits."""
+
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        super().__init__(model)
+        self.layer = layer
+        self._is_checked = False
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Run the model up to the layer and return its output."""
+        self._check(inputs, named)
+        seen: list[Tensor] = []
+
+        def stop(_name: str, output: Tensor, _is_input: bool) -> NoReturn:
+            seen.append(output)
+            raise _Reached
+
+        with suppress(_Reached), observed(self.model, [self.layer], stop, None):
+            self.model(*inputs, **named)
+        return seen[0]
+
+    def _check(self, inputs: Any, named: Any) -> None:
+        """Run a whole pass once, since one that ends at the first call cannot tell that a module is called again."""
+        if self._is_checked:
+            return
+        with torch._C.DisableTorchFunction(), torch.no_grad():  # no watch of the caller has to see this pass
+            own = [value.detach().clone() if isinstance(value, Tensor) else value for value in inputs]
+            with observed(self.model, [self.layer], lambda *_: None, None):
+                self.model(*own, **named)
+        self._is_checked = True
+
+
+def _joined(values: Tensor, images: Tensor) -> Tensor:
+    return torch.cat([values.flatten(1).to(images.dtype), images.flatten(1)], 1)
+
+
+def _inside(subject: Subject, layer: str, values: Tensor, images: Tensor) -> Subject:
+    model = FromLayer(subject.model, layer, values.shape[1:], images.shape[1:])
+    own = Subject(model, replace(subject.readout, layers=()), what=subject.what)
+    own.begin()
+    own.first, own.received = subject.first, subject.received
+    return own
+
+
+def activations(subject: Subject, images: Tensor, layer: str) -> Tensor:
+    """Return the output of a layer, without a graph."""
+    seen: list[Tensor] = []
+
+    def see(_name: str, output: Tensor, _is_input: bool) -> None:
+        seen.append(output.detach().clone())  # later layers may work in place
+
+    _check_rows(subject, images, (layer,))
+    with torch.no_grad():
+        subject.logits(images, within=observed(subject.model, [layer], see, len(images)))
+    subject.settle(images)
+    return seen[0]
+
+
+def is_cut(subject: Subject, images: Tensor, others: Tensor, layer: str) -> bool:
+    """True if the logits depend on the images only through a layer: its output for `images` determines them.
+
+    Compares the logits of `images` with those of `others` whose output at the layer is that of `images`.
+    """
+    values = activations(subject, images, layer)
+    inside = _inside(subject, layer, values, images)
+    with torch.no_grad():
+        own, other = (inside.logits(_joined(values, held)) for held in (images, others))
+    allowed = 1e-9 if images.dtype == torch.float64 else 1e-4
+    return bool((own - other).abs().max() <= allowed * own.abs().max().clamp(min=1e-12))
+
+
+M = TypeVar("M", bound=Attribution)
+AttributeEach = Callable[[M, Subject, Tensor, Question], list[Outcome]]
+
+
+def from_layers(attribute_each: AttributeEach[M]) -> AttributeEach[M]:
+    """Extend `attribute_each` to layers: explain the model as a function of each layer's output, with the image held.
+
+    The baseline of a method is then the layer's output for the baseline image.
+    """
+
+    @wraps(attribute_each)
+    def at_layers(self: M, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        if not question.layers:
+            return attribute_each(self, subject, images, question)
+        by_layer = []
+        for layer in question.layers:
+            values = activations(subject, images, layer)
+            inside = _inside(subject, layer, values, images)
+            assert isinstance(inside.model, FromLayer)
+            method = _starting_at(self, subject, layer, images)
+            outcomes = attribute_each(method, inside, _joined(values, images), replace(question, layers=()))
+            by_layer.append([replace(one, relevance=inside.model.cut(one.relevance)) for one in outcomes])
+        # From layer by layer to target by target.
+        return [outcome for outcomes in zip(*by_layer, strict=True) for outcome in outcomes]
+
+    return at_layers
+
+
+def _starting_at(method: M, subject: Subject, layer: str, images: Tensor) -> M:
+    """Return the method with its baseline, or its references, passed through the layers before this one."""
+    baseline, references = getattr(method, "baseline", None), getattr(method, "references", None)
+    if baseline is not None:
+        empty = activations(subject, baseline_like(baseline, images).contiguous(), layer)
+        return replace(method, baseline=_joined(empty, images))  # type: ignore[call-arg]
+    if isinstance(references, Tensor):
+        own = references.to(images)
+        # The columns of the references' images are not used: each explained image is held.
+        return replace(method, references=_joined(activations(subject, own, layer), own))  # type: ignore[call-arg]
+    return method
