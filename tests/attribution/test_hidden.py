@@ -1,5 +1,7 @@
 """Relevance at the outputs of hidden layers: conservation, oracles, and refusals."""
 
+from dataclasses import fields
+
 import captum.attr as captum
 import pytest
 import torch
@@ -12,8 +14,15 @@ from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeEr
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution.AmplificationWarning")
 
+FAST = ("gradient", "integrated_gradients", "deeplift", "lrp.epsilon", "lrp.alpha_2_beta_1")
+"""One method per way through the code runs in the quick tests; the others share it."""
 REACHING = [name for name in METHODS.names() if METHODS[name].reaches_layers]
 COMPLETE = [name for name in REACHING if name.startswith("lrp.") or name == "deeplift"]
+
+
+def each(names: list[str]) -> list[object]:
+    """Return the names as parameters, the slow ones marked."""
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 class Block(nn.Module):
@@ -67,10 +76,9 @@ CUTS = ["0", "1", "2", "2.relu", "3", "4", "5"]
 INSIDE = ["2.conv1", "2.bn1", "2.act", "2.conv2", "2.bn2", "3.bn2"]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("name", COMPLETE)
-def test_relevance_is_conserved_at_every_layer(name, seed) -> None:
-    model, x = residual(seed), some()
+@pytest.mark.parametrize("name", each(COMPLETE))
+def test_relevance_is_conserved_at_every_layer(name) -> None:
+    model, x = residual(COMPLETE.index(name)), some()
     explained = create_analyzer(name, model).explain(x, 1, to=CUTS + INSIDE)
     assert isinstance(explained, LayerExplanations)
     whole = create_analyzer(name, model).explain(x, 1)
@@ -92,11 +100,11 @@ def test_relevance_is_conserved_at_every_layer(name, seed) -> None:
             assert not bypassed.any()
 
 
-@pytest.mark.parametrize("name", REACHING)
+@pytest.mark.parametrize("name", each(REACHING))
 def test_several_layers_equal_each_layer_alone(name) -> None:
     model, x = residual(), some(2)
     few = {"steps": 4, "samples": 3, "permutations": 2}
-    known = {key: value for key, value in few.items() if key in METHODS[name].options()}
+    known = {key: value for key, value in few.items() if key in {one.name for one in fields(METHODS[name])}}
     analyzer = create_analyzer(name, model, **known)
     if analyzer.method.needs_fit:
         analyzer.fit([some(4)])
@@ -136,14 +144,14 @@ CAPTUM = {
 
 
 @pytest.mark.filterwarnings("ignore::pellucid.attribution.CompletenessWarning")
-@pytest.mark.parametrize("layer", ["1", "2.bn2", "2", "5"])
+@pytest.mark.parametrize("layer", ["2.bn2", "2"])
 @pytest.mark.parametrize("name", list(CAPTUM))
 def test_agrees_with_captum(name, layer) -> None:
     model, x = residual(inplace=False), some()
     options, peer, peer_options = CAPTUM[name]
     own = create_analyzer(name, model, **options).analyze(x, 2, to=layer)
     theirs = peer(model, model.get_submodule(layer)).attribute(x, target=2, **peer_options)
-    torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+    torch.testing.assert_close(own, theirs.detach(), rtol=1e-5, atol=1e-5 * float(theirs.detach().abs().max()))
 
 
 @pytest.mark.filterwarnings("ignore:Setting forward, backward hooks:UserWarning")
@@ -239,7 +247,7 @@ class Reused(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.idle(x)
-        hidden = self.act(self.second(self.act(self.first(x)))) + self.fixed(torch.ones(1, 2, dtype=x.dtype))
+        hidden = self.act(self.second(self.act(self.first(x))) + self.fixed(torch.ones(1, 2, dtype=x.dtype)))
         tokens, _ = self.lstm(hidden.view(-1, 2, 3))
         return self.head(self.turned(tokens.transpose(0, 1)).transpose(0, 1).flatten(1))
 
@@ -250,7 +258,7 @@ def reused() -> Reused:
     return Reused().double().eval()
 
 
-@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "deeplift", "integrated_gradients", "occlusion"])
+@pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "deeplift", "occlusion"])
 def test_calls_of_a_module_are_told_apart(name, reused) -> None:
     x = torch.rand(3, 4, dtype=torch.float64)
     analyzer = create_analyzer(name, reused)
@@ -289,7 +297,7 @@ def test_tokens_first_are_refused_for_as_many_images_as_tokens(name, reused) -> 
 def test_bad_arguments_are_refused() -> None:
     model, x = residual(), some()
     analyzer = create_analyzer("gradient", model)
-    for to in ([], 3, [2], ""):
+    for to in ([], [""], ""):
         with pytest.raises(ConfigError, match="expected the name of a layer"):
             analyzer.explain(x, to=to)
     with pytest.raises(ConfigError, match="named twice"):
@@ -392,6 +400,6 @@ def test_flow_splits_attention_by_head() -> None:
 
 def test_figures_show_the_map_of_a_layer() -> None:
     model, x = residual(), some()
-    explained = create_analyzer("lrp.epsilon", model).explain(x, 1, to=["2", "6"])
-    assert explained.figure().axes
+    explained = create_analyzer("lrp.epsilon", model).explain(x[:1], 1, to=["2", "5"])
+    assert "output of 5" in " ".join(text.get_text() for text in explained.figure().texts)
     assert "LayerExplanations(lrp.epsilon" in repr(explained)

@@ -21,7 +21,7 @@ from pellucid.attribution._explanation import (
 from pellucid.attribution._fitting import Batches, FittedState
 from pellucid.attribution._hidden import ToLayer
 from pellucid.attribution._method import Attribution
-from pellucid.attribution._received import Received, check_images, copied, unit_of
+from pellucid.attribution._received import Received, check_images, copied, first_pass, unit_of
 from pellucid.attribution._several import FromInputs, Packing
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Question, Request, Target
@@ -312,6 +312,8 @@ class Analyzer:
         self._check_call(x, question.targets[0])
         with frozen(unwrap(self.model)) as model:
             check_model(model)
+            if isinstance(model, ToLayer):
+                model.check(first_pass(x))
             # Integers have no gradient, so token ids take a path of their own.
             if isinstance(x, Packing):
                 outcomes, targets = self._run_several(x, question)

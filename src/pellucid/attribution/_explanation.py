@@ -74,6 +74,8 @@ class Outcome:
     """The lowest precision of any value of the forward pass; None: that of the relevance."""
     flow: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
     """Relevance per image, (batch,), by junction and branch, for relevance at hidden layers."""
+    activations: Tensor | None = None
+    """The output of the layer, in the shape of the relevance; None for the input."""
 
     @property
     def is_finite(self) -> bool:
@@ -211,6 +213,8 @@ class Explanation(Shown, Pictured):
     """Titles, value range and token texts for drawing the inputs."""
     layer: str = ""
     """Name of the layer whose output has the relevance; empty for the input."""
+    activations: Tensor | None = None
+    """The output of the layer, (batch, …); None for the input."""
     explained: str = ""
     """The explained hidden unit in words; empty for outputs of the model."""
     branches: Mapping[tuple[str, str], Tensor] = field(default_factory=dict, repr=False)
@@ -244,6 +248,7 @@ class Explanation(Shown, Pictured):
             remedy=method.remedy,
             unit=_unit_of(method.unit, target),
             layer=layer,
+            activations=outcome.activations,
             explained="" if target.unit is None else str(target.unit),
             branches=outcome.flow,
         )
@@ -262,6 +267,7 @@ class Explanation(Shown, Pictured):
                 "method": parts[0].method,
                 "unit": parts[0].unit,
                 "layer": parts[0].layer,
+                "activations": parts[0].activations,
                 "explained": parts[0].explained,
                 "notes": tuple(dict.fromkeys(note for part in parts for note in part.notes)),
             }

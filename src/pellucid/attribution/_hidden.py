@@ -21,7 +21,7 @@ from pellucid.core.errors import ModelError
 from pellucid.engine.derivatives import WAY_OUT, derivatives, unseen_changes, zero_rows
 from pellucid.engine.hidden import observed
 
-__all__ = ["FromLayer", "Reading", "ToLayer", "from_layers", "is_cut", "read"]
+__all__ = ["FromLayer", "Reading", "ToLayer", "activations", "from_layers", "is_cut", "read"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,6 @@ class ToLayer(Adapter):
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Run the model up to the layer and return its output."""
-        self._check(inputs, named)
         seen: list[Tensor] = []
 
         def stop(_name: str, output: Tensor, _is_input: bool) -> NoReturn:
@@ -184,15 +183,15 @@ class ToLayer(Adapter):
             self.model(*inputs, **named)
         return seen[0]
 
-    def _check(self, inputs: Any, named: Any) -> None:
-        """Run a whole pass once, since one that ends at the first call cannot tell that a module is called again."""
-        if self._is_checked:
-            return
-        with torch._C.DisableTorchFunction(), torch.no_grad():  # no watch of the caller has to see this pass
-            own = [value.detach().clone() if isinstance(value, Tensor) else value for value in inputs]
-            with observed(self.model, [self.layer], lambda *_: None, None):
-                self.model(*own, **named)
-        self._is_checked = True
+    def check(self, run: Callable[[nn.Module], Any]) -> None:
+        """Run a whole pass once, since one that ends at the first call cannot tell that a module is called again.
+
+        Raises `ModelError` unless the layer is called once, and returns a tensor of floats.
+        """
+        if not self._is_checked:
+            with torch.no_grad(), observed(self.model, [self.layer], lambda *_: None, None):
+                run(self.model)
+            self._is_checked = True
 
 
 def _joined(values: Tensor, images: Tensor) -> Tensor:
@@ -207,18 +206,26 @@ def _inside(subject: Subject, layer: str, values: Tensor, images: Tensor) -> Sub
     return own
 
 
-def activations(subject: Subject, images: Tensor, layer: str) -> Tensor:
-    """Return the output of a layer, without a graph."""
-    seen: list[Tensor] = []
+def activations(subject: Subject, images: Tensor, layers: tuple[str, ...]) -> dict[str, Tensor | None]:
+    """Return the outputs of the layers, without a graph; None for the input, whose name is empty."""
+    seen: dict[str, Tensor | None] = {"": None}
+    if not layers:
+        return seen
 
-    def see(_name: str, output: Tensor, _is_input: bool) -> None:
-        seen.append(output.detach().clone())  # later layers may work in place
+    def see(name: str, output: Tensor, _is_input: bool) -> None:
+        seen[name] = output.detach().clone()  # later layers may work in place
 
-    _check_rows(subject, images, (layer,))
+    _check_rows(subject, images, layers)
     with torch.no_grad():
-        subject.logits(images, within=observed(subject.model, [layer], see, len(images)))
+        subject.logits(images, within=observed(subject.model, layers, see, len(images)))
     subject.settle(images)
-    return seen[0]
+    return seen
+
+
+def _output(subject: Subject, images: Tensor, layer: str) -> Tensor:
+    value = activations(subject, images, (layer,))[layer]
+    assert value is not None
+    return value
 
 
 def is_cut(subject: Subject, images: Tensor, others: Tensor, layer: str) -> bool:
@@ -226,7 +233,7 @@ def is_cut(subject: Subject, images: Tensor, others: Tensor, layer: str) -> bool
 
     Compares the logits of `images` with those of `others` whose output at the layer is that of `images`.
     """
-    values = activations(subject, images, layer)
+    values = _output(subject, images, layer)
     inside = _inside(subject, layer, values, images)
     with torch.no_grad():
         own, other = (inside.logits(_joined(values, held)) for held in (images, others))
@@ -250,12 +257,14 @@ def from_layers(attribute_each: AttributeEach[M]) -> AttributeEach[M]:
             return attribute_each(self, subject, images, question)
         by_layer = []
         for layer in question.layers:
-            values = activations(subject, images, layer)
+            values = _output(subject, images, layer)
             inside = _inside(subject, layer, values, images)
             assert isinstance(inside.model, FromLayer)
             method = _starting_at(self, subject, layer, images)
             outcomes = attribute_each(method, inside, _joined(values, images), replace(question, layers=()))
-            by_layer.append([replace(one, relevance=inside.model.cut(one.relevance)) for one in outcomes])
+            by_layer.append(
+                [replace(one, relevance=inside.model.cut(one.relevance), activations=values) for one in outcomes]
+            )
         # From layer by layer to target by target.
         return [outcome for outcomes in zip(*by_layer, strict=True) for outcome in outcomes]
 
@@ -266,10 +275,10 @@ def _starting_at(method: M, subject: Subject, layer: str, images: Tensor) -> M:
     """Return the method with its baseline, or its references, passed through the layers before this one."""
     baseline, references = getattr(method, "baseline", None), getattr(method, "references", None)
     if baseline is not None:
-        empty = activations(subject, baseline_like(baseline, images).contiguous(), layer)
+        empty = _output(subject, baseline_like(baseline, images).contiguous(), layer)
         return replace(method, baseline=_joined(empty, images))  # type: ignore[call-arg]
     if isinstance(references, Tensor):
         own = references.to(images)
         # The columns of the references' images are not used: each explained image is held.
-        return replace(method, references=_joined(activations(subject, own, layer), own))  # type: ignore[call-arg]
+        return replace(method, references=_joined(_output(subject, own, layer), own))  # type: ignore[call-arg]
     return method

@@ -217,6 +217,7 @@ def _outcome_of(result: Propagation, target: Target, *, at_layer: bool) -> Outco
         promised=promised,
         details={} if bypassed is None else {"bypassed": bypassed},
         flow=result.flow,
+        activations=result.activations,
         notes=(result.note,) if result.note else (),
         absorbed={} if account is None else {**account.absorbed},
         absorbed_by={} if account is None else dict(account.by_place),

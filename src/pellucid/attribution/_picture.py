@@ -162,16 +162,36 @@ def _rows(view: _View, *, is_alone: bool) -> Iterator[Explained]:
     one, image = view.explanation, view.index[0]
     heading, line = _texts(view)
     is_within = is_within_tolerance(one, view.index)
-    parts = list(_parts("", one.inputs, one.relevance))
+    parts = list(_shown_parts(one))
     for number, (name, inputs, relevance) in enumerate(parts):
         values, maps = _array(inputs[image]), _array(relevance[view.index])
+        if values.shape != maps.shape and one.layer:
+            maps = _over_image(maps, values.shape)
         row = _row(one, image, values, maps, _scale(one, inputs))
-        label = f"input {name}" if name else ""
+        label = f"input {name}" if name else f"output of {one.layer}" if one.layer else ""
         # the text of a single map is in the headline, which cannot be drawn as a warning
         own_line = "" if number or (is_alone and is_within) else line
         lines = tuple(part for part in (own_line, label) if part)
         is_warning = number == 0 and not is_within
         yield replace(row, heading="" if number or is_alone else heading, lines=lines, is_warning=is_warning)
+
+
+def _shown_parts(one: "Explanation") -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield name, values and relevance of what is drawn: feature maps over the image, other layers by themselves."""
+    if not one.layer:
+        yield from _parts("", one.inputs, one.relevance)
+        return
+    assert one.activations is not None
+    is_image = isinstance(one.inputs, Tensor) and one.inputs.ndim == 4 and one.activations.ndim == 4
+    yield "", one.inputs if is_image else one.activations, one.relevance
+
+
+def _over_image(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return feature maps (channel, height, width), summed over channels, in the shape of an image, without blur."""
+    total = maps.sum(0)
+    rows, columns = (np.arange(side) * size // side for side, size in zip(shape[1:], total.shape, strict=True))
+    # the figure sums over the channels of the image
+    return np.concatenate([total[rows][:, columns][None], np.zeros((shape[0] - 1, *shape[1:]), total.dtype)])
 
 
 def _parts(name: str, inputs: Any, relevance: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -216,7 +236,7 @@ def _scale(one: "Explanation", inputs: Tensor) -> tuple[float, float]:
 
 def _scale_note(one: "Explanation") -> list[str]:
     """Describe the value range of images outside [0, 1]; empty otherwise."""
-    parts = list(_parts("", one.inputs, one.relevance))
+    parts = list(_shown_parts(one))
     scales = [(name, _scale(one, inputs)) for name, inputs, _ in parts if inputs.ndim >= 4]
     return [
         f"{f'Values of {name}' if name else 'Input values'} are drawn from {low:.3g} (black) to {high:.3g} (white)."

@@ -1,16 +1,17 @@
 """The inputs of a call: their kinds, checks and copies, and the unit of maps of them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.attribution._several import Packing
 from pellucid.attribution._tokens import WithMasks, is_tokens
 from pellucid.core.errors import ShapeError
 from pellucid.engine.arrays import EXPECTED, described
 
-__all__ = ["Received", "check_images", "copied", "unit_of"]
+__all__ = ["Received", "check_images", "copied", "first_pass", "unit_of"]
 
 Received = Tensor | Packing | WithMasks
 """The inputs of a call: a single one, several floats joined into rows, or token ids with masks."""
@@ -22,6 +23,13 @@ def copied(inputs: Received) -> Any:
         return inputs.detach().clone()
     several = inputs.several
     return several.with_tensors([tensor.detach().clone() for tensor in several.tensors])
+
+
+def first_pass(inputs: Received) -> Callable[[nn.Module], Any]:
+    """Return a function that runs a model on the first example, or on all if they are packed."""
+    if isinstance(inputs, Tensor):
+        return lambda model: model(inputs[:1].detach().clone())
+    return inputs.rerun
 
 
 def unit_of(unit: str, inputs: Received) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, Target, sharing
 from pellucid.attribution._baselines import Baseline, baseline_like
-from pellucid.attribution._hidden import Reading, is_cut, read
+from pellucid.attribution._hidden import Reading, activations, is_cut, read
 from pellucid.attribution._missing import check_gradients
 from pellucid.attribution.integrated_gradients import MOST_NODES, nodes
 from pellucid.core.errors import ConfigError
@@ -65,11 +65,13 @@ class Conductance(Attribution):
             check_gradients(subject, images, held, totals)
         cuts = {layer: not layer or is_cut(subject, images, baseline, layer) for layer in question.layers or ("",)}
         spent = torch.full((len(images),), self.steps + 3 + sum(map(bool, cuts)), device=images.device)
+        values = activations(subject, images, question.layers)
         outcomes = []
         for total, (target, layer) in zip(totals, places, strict=True):
             change = (target.scores(logits) - target.scores(start)).detach()
             promised = change if cuts[layer] else None
-            outcomes.append(Outcome(total, logits, target.classes(logits), promised, evaluations=spent))
+            classes = target.classes(logits)
+            outcomes.append(Outcome(total, logits, classes, promised, evaluations=spent, activations=values[layer]))
         return sharing(outcomes)
 
     def _integrals(

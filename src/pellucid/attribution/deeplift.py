@@ -53,7 +53,14 @@ class DeepLift(Attribution):
         # A layer that other paths bypass has a share of the change that nobody knows in advance.
         promised = parts.reshape(len(parts), -1).sum(1) if result.is_cut else None
         relevance = result.values * result.change
-        return Outcome(relevance, result.logits, target.classes(result.logits), promised, precision=result.precision)
+        return Outcome(
+            relevance,
+            result.logits,
+            target.classes(result.logits),
+            promised,
+            precision=result.precision,
+            activations=result.activations,
+        )
 
 
 def _misses_its_sum(outcome: Outcome) -> bool:

@@ -43,7 +43,7 @@ def layer_slopes(
     plain = reading.logits.detach()
     return sharing(
         [
-            Outcome(shown(slope, value), plain, target.classes(plain))
+            Outcome(shown(slope, value), plain, target.classes(plain), activations=value)
             for target, own in zip(question.targets, reading.gradients(question.targets), strict=True)
             for slope, value in zip(own, reading.values, strict=True)
         ]

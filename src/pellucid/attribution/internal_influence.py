@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, sharing
 from pellucid.attribution._baselines import Baseline, baseline_like
+from pellucid.attribution._hidden import activations
 from pellucid.attribution._method import SLOPE
 from pellucid.attribution._paths import Gradients
 from pellucid.attribution.integrated_gradients import MOST_NODES, Quadrature, nodes
@@ -46,10 +47,17 @@ class InternalInfluence(Attribution):
         for place, weight in zip(*nodes(self.quadrature, self.steps), strict=True):
             gradients.add(images - baseline, weight, scale=place)
         spent = torch.full((len(images),), self.steps + 1, device=images.device)
+        values = activations(subject, images, question.layers)
         places = replace(question, targets=tuple(held)).places
         return sharing(
             [
-                Outcome(gradients.total(number), logits, target.classes(logits), evaluations=spent)
-                for number, (target, _) in enumerate(places)
+                Outcome(
+                    gradients.total(number),
+                    logits,
+                    target.classes(logits),
+                    evaluations=spent,
+                    activations=values[layer],
+                )
+                for number, (target, layer) in enumerate(places)
             ]
         )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS, Attribution, Outcome, Question, Subject, sharing
+from pellucid.attribution._hidden import activations
 from pellucid.attribution._method import SLOPE
 from pellucid.attribution._paths import Gradients
 from pellucid.core.options import Count, NotNegative
@@ -54,11 +55,18 @@ class SmoothGrad(Attribution):
             noise = torch.randn(images.shape[1:], generator=source, dtype=torch.float64, device="cpu").to(images)
             gradients.add(noise, 1.0, scale=spread)
         spent = torch.full((len(images),), self.samples + 1, device=images.device)
+        values = activations(subject, images, question.layers)
         places = replace(question, targets=tuple(held)).places
         return sharing(
             [
-                Outcome(self.statistic(gradients, number), logits, target.classes(logits), evaluations=spent)
-                for number, (target, _) in enumerate(places)
+                Outcome(
+                    self.statistic(gradients, number),
+                    logits,
+                    target.classes(logits),
+                    evaluations=spent,
+                    activations=values[layer],
+                )
+                for number, (target, layer) in enumerate(places)
             ]
         )
 

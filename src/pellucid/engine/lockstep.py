@@ -47,6 +47,8 @@ class Multipliers:
     """Change of the score per unit change of each logit, shaped like the logits."""
     precision: torch.dtype
     """The lowest precision of any value of the forward pass."""
+    activations: Tensor | None = None
+    """The layer's output; None for the images."""
     is_cut: bool = True
     """True if the score depends on the images only through these values, so that Σ values · change is its change."""
 
@@ -84,8 +86,11 @@ def multipliers(
             results.append(whole)
             continue
         for name in readout.layers:
-            arrival, change = witness.arrival(name), tape.hidden[name].value - base.hidden[name].value
-            results.append(replace(whole, values=arrival.relevance, change=change, is_cut=arrival.is_cut))
+            arrival, value = witness.arrival(name), tape.hidden[name].value
+            change = value - base.hidden[name].value
+            results.append(
+                replace(whole, values=arrival.relevance, change=change, activations=value, is_cut=arrival.is_cut)
+            )
     return results
 
 

@@ -42,6 +42,8 @@ class Propagation:
     """Relevance of each branch where paths meet between the logits and the first of the layers."""
     note: str = ""
     """A caveat about the relevance of the layer; empty if there is none."""
+    activations: Tensor | None = None
+    """The layer's output; None for the images."""
 
 
 def record(
@@ -155,6 +157,7 @@ def _at_layer(whole: Propagation, witness: Witness, tape: Tape, name: str) -> Pr
         bypassed=arrival.bypassed,
         flow=witness.flow,
         note=note if is_merged else "",
+        activations=tape.hidden[name].value,
     )
 
 
