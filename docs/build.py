@@ -48,6 +48,7 @@ GUIDES = {
     "report": ROOT / "docs" / "report.md",
     "compare": ROOT / "docs" / "compare.md",
     "targets": ROOT / "docs" / "targets.md",
+    "layers": ROOT / "docs" / "layers.md",
     "coverage": ROOT / "docs" / "coverage.md",
     "jacobian": ROOT / "docs" / "jacobian.md",
     "prototypes": ROOT / "docs" / "prototypes.md",

@@ -32,8 +32,12 @@ class FlowRow:
     @property
     def share(self) -> Tensor:
         """(batch,): relevance divided by the total. Shares may be negative or above 1, since relevance has a sign."""
-        tiny = torch.finfo(self.total.dtype).tiny
-        return self.relevance / torch.where(self.total == 0, tiny, self.total)
+        return _divided(self.relevance, self.total)
+
+    @property
+    def mean_share(self) -> float:
+        """Mean relevance divided by the mean total, which images with a total near zero do not dominate."""
+        return float(_divided(self.relevance.mean(), self.total.mean()))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,18 +91,18 @@ class RelevanceFlow:
         return found
 
     def __repr__(self) -> str:
-        """Return a table of means over the images."""
+        """Return a table of means over the images, and the shares of these means."""
         names = [f"{row.junction} ← {row.branch}" if row.branch else row.junction for row in self.rows]
         width = max(map(len, names))
         lines = [
-            f"  {name:<{width}}  {float(row.relevance.mean()):>10.4g}  {float(row.share.mean()):>8.1%}"
+            f"  {name:<{width}}  {float(row.relevance.mean()):>10.4g}  {row.mean_share:>8.1%}"
             for name, row in zip(names, self.rows, strict=True)
         ]
         heading = f"  {'layer, or junction ← branch':<{width}}  {'relevance':>10}  {'share':>8}"
         return "\n".join([f"RelevanceFlow({self.method}, mean of {len(self.rows[0].total)}", heading, *lines, ")"])
 
     def figure(self, image: int | None = None) -> "Figure":
-        """Draw the share of each branch at each junction, for one image, or the mean over all.
+        """Draw the share of each branch at each junction, for one image, or of the means over all.
 
         Raises `ConfigError` if no junction lies above the layers.
         """
@@ -110,15 +114,15 @@ class RelevanceFlow:
                 "and a method such as 'lrp.epsilon'."
             )
         shares = {
-            junction: [(row.branch, _number(row.share, image)) for row in rows]
+            junction: [(row.branch, row.mean_share if image is None else float(row.share[image])) for row in rows]
             for junction, rows in self.junctions.items()
         }
         of = f"image {image}" if image is not None else f"mean of {len(self.rows[0].total)} images"
         return flow_figure(shares, f"Flow of relevance by {self.method}, {of}")
 
 
-def _number(values: Tensor, image: int | None) -> float:
-    return float(values.mean() if image is None else values[image])
+def _divided(part: Tensor, total: Tensor) -> Tensor:
+    return part / torch.where(total == 0, torch.finfo(total.dtype).tiny, total)
 
 
 def _total(one: Explanation) -> Tensor:

@@ -34,7 +34,7 @@ class Reading:
     layers: tuple[str, ...]
     logits: Tensor
     values: tuple[Tensor, ...]
-    """The outputs, detached."""
+    """The outputs, detached; none if they are not kept."""
     _edges: tuple[GradientEdge, ...] = ()
     """The places of the outputs in the graph, which stay valid if the model overwrites the tensors."""
 
@@ -71,10 +71,11 @@ class Reading:
 
     def _check(self, target: Target, slopes: Sequence[Tensor]) -> None:
         plain, images = self.logits.detach(), self.leaf.detach()
-        for layer, values, slope in zip(self.layers, self.values, slopes, strict=True):
+        for layer, slope in zip(self.layers, slopes, strict=True):
             is_zero = zero_rows(slope)
             if is_zero is None:
                 continue  # a gradient of exactly zero is rare; only then do further passes look for the reason
+            values = _output(self.subject, images, layer)
             held, inside = target.held(plain), _inside(self.subject, layer, values, images)
 
             def scores(y: Tensor, inside: Subject = inside, held: Target = held) -> Tensor:
@@ -86,15 +87,18 @@ class Reading:
                 raise MissingGradient(classes[unseen].tolist(), classes[~is_zero].tolist())
 
 
-def read(subject: Subject, leaf: Tensor, layers: tuple[str, ...]) -> Reading:
+def read(subject: Subject, leaf: Tensor, layers: tuple[str, ...], *, with_values: bool = True) -> Reading:
     """Run a differentiable forward pass of images that require a gradient, and read the outputs of the layers.
+
+    `with_values=False` saves copies of the outputs.
 
     Raises `ModelError` for a layer that does not depend on the input, and the errors of `observed`.
     """
     if not layers:
         return Reading(subject, leaf, (), subject.logits(leaf), (leaf.detach(),))
     _check_rows(subject, leaf.detach(), layers)
-    seen: dict[str, tuple[Tensor, GradientEdge]] = {}
+    edges: dict[str, GradientEdge] = {}
+    values: dict[str, Tensor] = {}
 
     def see(name: str, output: Tensor, is_input: bool) -> Tensor | None:
         if not output.requires_grad:
@@ -104,13 +108,15 @@ def read(subject: Subject, leaf: Tensor, layers: tuple[str, ...]) -> Reading:
             )
         # The graph of a view changes if it is overwritten later; that of other tensors does not.
         own = output.clone() if output._is_view() and not is_input else output
-        seen[name] = own.detach().clone(), get_gradient_edge(own)
+        edges[name] = get_gradient_edge(own)
+        if with_values:
+            values[name] = own.detach().clone()  # later layers may work in place
         return own if own is not output else None
 
     logits = subject.logits(leaf, within=observed(subject.model, layers, see, len(leaf)))
     subject.settle(leaf)
-    values, edges = zip(*(seen[name] for name in layers), strict=True)
-    return Reading(subject, leaf, layers, logits, values, edges)
+    kept = tuple(values[name] for name in layers) if with_values else ()
+    return Reading(subject, leaf, layers, logits, kept, tuple(edges[name] for name in layers))
 
 
 def _check_rows(subject: Subject, images: Tensor, layers: tuple[str, ...]) -> None:
@@ -228,17 +234,12 @@ def _output(subject: Subject, images: Tensor, layer: str) -> Tensor:
     return value
 
 
-def is_cut(subject: Subject, images: Tensor, others: Tensor, layer: str) -> bool:
-    """True if the logits depend on the images only through a layer: its output for `images` determines them.
-
-    Compares the logits of `images` with those of `others` whose output at the layer is that of `images`.
-    """
-    values = _output(subject, images, layer)
-    inside = _inside(subject, layer, values, images)
+def is_cut(subject: Subject, layer: str, values: Tensor, others: Tensor, logits: Tensor) -> bool:
+    """True if a layer's output alone determines the logits: other images with these `values` have these logits."""
     with torch.no_grad():
-        own, other = (inside.logits(_joined(values, held)) for held in (images, others))
-    allowed = 1e-9 if images.dtype == torch.float64 else 1e-4
-    return bool((own - other).abs().max() <= allowed * own.abs().max().clamp(min=1e-12))
+        own = _inside(subject, layer, values, others).logits(_joined(values, others))
+    allowed = 1e-9 if others.dtype == torch.float64 else 1e-4
+    return bool((own - logits).abs().max() <= allowed * logits.abs().max().clamp(min=1e-12))
 
 
 M = TypeVar("M", bound=Attribution)

@@ -127,6 +127,9 @@ def _title(explanations: "Sequence[Explanation]", kind: str) -> str:
     subject = f"{count} {noun}s" if count > 1 else shortened(titles[0]) if titles else f"One {noun}"
     if len(methods) > 1:
         return f"{subject} explained by {len(methods)} methods"
+    layers = {one.layer for one in explanations}
+    if len(layers) > 1:
+        return f"{subject} explained by {methods[0]} at {len(layers)} layers"
     targets = len(explanations) if len(explanations) > 1 else first.target[0].numel()
     return f"{subject} explained by {methods[0]}" + (f" for {targets} targets" if targets > 1 else "")
 

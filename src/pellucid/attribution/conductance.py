@@ -63,9 +63,14 @@ class Conductance(Attribution):
         totals = self._integrals(subject, images, baseline, question, held)
         if not question.layers:
             check_gradients(subject, images, held, totals)
-        cuts = {layer: not layer or is_cut(subject, images, baseline, layer) for layer in question.layers or ("",)}
-        spent = torch.full((len(images),), self.steps + 3 + sum(map(bool, cuts)), device=images.device)
         values = activations(subject, images, question.layers)
+        # Telling cuts costs a pass per layer, so only where the sum is checked.
+        cuts = {
+            layer: value is None or (question.is_certified and is_cut(subject, layer, value, baseline, logits))
+            for layer, value in values.items()
+        }
+        checks = len(question.layers) if question.is_certified else 0
+        spent = torch.full((len(images),), self.steps + 3 + checks + bool(question.layers), device=images.device)
         outcomes = []
         for total, (target, layer) in zip(totals, places, strict=True):
             change = (target.scores(logits) - target.scores(start)).detach()

@@ -32,20 +32,28 @@ def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[
 
 
 def layer_slopes(
-    subject: Subject, images: Tensor, question: Question, shown: Callable[[Tensor, Tensor], Tensor]
+    subject: Subject,
+    images: Tensor,
+    question: Question,
+    shown: Callable[[Tensor, Tensor], Tensor],
+    *,
+    with_values: bool = True,
 ) -> list[Outcome]:
     """Compute `shown(gradient, output)` for the output of each layer of the question; all share one forward pass.
+
+    `with_values=False` saves copies of the outputs, for functions that only read the gradient.
 
     Raises `UnsupportedOperation` if a score depends on a layer's output but has no gradient.
     """
     # A copy: the caller's tensor must not start to require a gradient.
-    reading = read(subject, images.detach().clone().requires_grad_(), question.layers)
+    leaf = images.detach().clone().requires_grad_()
+    reading = read(subject, leaf, question.layers, with_values=with_values)
     plain = reading.logits.detach()
     return sharing(
         [
-            Outcome(shown(slope, value), plain, target.classes(plain), activations=value)
+            Outcome(shown(slope, slope if value is None else value), plain, target.classes(plain), activations=value)
             for target, own in zip(question.targets, reading.gradients(question.targets), strict=True)
-            for slope, value in zip(own, reading.values, strict=True)
+            for slope, value in zip(own, reading.values or [None] * len(own), strict=True)
         ]
     )
 
@@ -58,13 +66,17 @@ class OneGradient(Attribution):
     reaches_layers: ClassVar[bool] = True
     unit: ClassVar[str] = SLOPE
 
+    needs_values: ClassVar[bool] = True
+    """True if the map depends on the image or the layer's output, besides the gradient."""
+
     def shown(self, slope: Tensor, images: Tensor) -> Tensor:
         """Compute the map from the gradient, and from the images or the layer's output."""
         raise NotImplementedError
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
         if question.layers:
-            return layer_slopes(subject, images, question, self.shown)
+            with_values = self.needs_values or question.is_certified
+            return layer_slopes(subject, images, question, self.shown, with_values=with_values)
         outcomes = slopes(subject, images, question.targets)
         return [replace(outcome, relevance=self.shown(outcome.relevance, images)) for outcome in outcomes]
 
@@ -74,6 +86,7 @@ class OneGradient(Attribution):
 class Gradient(OneGradient):
     """∂ logit / ∂ pixel, in logits per unit of pixel value."""
 
+    needs_values: ClassVar[bool] = False
     answers: ClassVar[str] = "how the explained logit would respond to a small change of each pixel"
 
     absolute: bool = False
