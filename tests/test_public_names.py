@@ -13,14 +13,15 @@ from pellucid.config import FLAGS
 from pellucid.core.registry import Registry
 
 NAMES = {
-    "pellucid": """Analyzer Contrast Evaluation Explanation LabelErrors Method Run Watcher augment build_native
+    "pellucid": """Analyzer Contrast Evaluation Explanation LabelErrors Method Run Unit Watcher augment build_native
         check_jacobian compare create_analyzer errors evaluate explain fit_density influence inspect jacobian
         jacobian_class_means jacobian_product jacobian_report jacobian_spectrum jacobian_to_disk label_errors
         load_density load_fitted load_run methods prototypes save_fitted transposed_product watch""",
     "pellucid.errors": """BuildError ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError
         ShapeError TrainingError UnknownName UnsupportedOperation WriteError""",
     "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution CompletenessWarning Contrast Display
-        Explanation Explanations FittedState Method check_method create_analyzer methods""",
+        Explanation Explanations FittedState FlowRow LayerExplanations Method RelevanceFlow check_method
+        create_analyzer methods""",
     "pellucid.jacobians": """Augmented ClassMeans JacobianCheck JacobianReport JacobianSpectrum augment build_native
         check_jacobian jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum
         transposed_product""",
@@ -38,7 +39,7 @@ NAMES = {
     "pellucid.densities": "DENSITIES Density",
     "pellucid.data": "DATASETS RawData Request",
     "pellucid.models": "MODELS load_model",
-    "pellucid.engine": "Composite Rule operation",
+    "pellucid.engine": "Composite Rule Unit operation",
     "pellucid.hooks": "HOOKS Artifact Hook Scene",
     "pellucid.report": "Section write_report",
     "pellucid.storage": "Store",
@@ -47,9 +48,10 @@ NAMES = {
 }
 
 ENTRIES = {
-    "pellucid.attribution.METHODS": """cam constant deconvnet deep_taylor deep_taylor.bounded deeplift
+    "pellucid.attribution.METHODS": """cam conductance constant deconvnet deep_taylor deep_taylor.bounded deeplift
         excitation_backprop expected_gradients grad_cam grad_cam_pp gradient gradient.baseline guided_backprop
-        guided_grad_cam input input_x_gradient integrated_gradients layer_cam lrp.alpha_1_beta_0 lrp.alpha_1_beta_0_ib
+        guided_grad_cam input input_x_gradient integrated_gradients internal_influence layer_cam lrp.alpha_1_beta_0
+        lrp.alpha_1_beta_0_ib
         lrp.alpha_2_beta_1 lrp.alpha_2_beta_1_ib lrp.epsilon lrp.epsilon_gamma_box lrp.epsilon_plus_flat lrp.flat
         lrp.gamma lrp.sequential_preset_a lrp.sequential_preset_a_flat lrp.sequential_preset_b
         lrp.sequential_preset_b_flat lrp.w_square lrp.z lrp.z_box lrp.z_plus occlusion pattern.attribution pattern.net
@@ -73,7 +75,7 @@ FLAG_NAMES = """dataset data_dir mirror image_size limit_train limit_test model 
     keep_checkpoints metadata"""
 
 EXPLANATION = """relevance target logits expected residual allowed absorbed evaluations seed method inputs classes unit
-    figure show save verdict"""
+    figure show save verdict layer activations explained flow"""
 
 
 @pytest.mark.parametrize("module", NAMES)

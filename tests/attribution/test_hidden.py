@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pellucid import create_analyzer
+from pellucid import Contrast, create_analyzer
 from pellucid.attribution import METHODS, LayerExplanations
 from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeError, UnknownName, UnsupportedOperation
 
@@ -372,6 +372,12 @@ def test_flow_needs_a_layer_and_a_method_that_distributes() -> None:
     assert [row.junction for row in flow.rows] == ["2"]
     with pytest.raises(ConfigError, match="no paths meet"):
         flow.figure()
+    products = create_analyzer("input_x_gradient", model)
+    logits = model(x).detach()
+    contrast = products.explain(x, Contrast(1, 0), to="2").flow().rows[0]
+    torch.testing.assert_close(contrast.total, logits[:, 1] - logits[:, 0])
+    torch.testing.assert_close(contrast.share * contrast.total, contrast.relevance)
+    assert bool(products.explain(x, lambda own: own[:, 1], to="2").flow().rows[0].share.isnan().all())
 
 
 def test_flow_splits_attention_by_head() -> None:

@@ -27,7 +27,7 @@ class FlowRow:
     relevance: Tensor
     """(batch,): the sum over the branch."""
     total: Tensor
-    """(batch,): the relevance that the explanation started with, such as the logit."""
+    """(batch,): the relevance that the explanation started with, such as the logit; NaN if unknown."""
 
     @property
     def share(self) -> Tensor:
@@ -126,8 +126,11 @@ def _divided(part: Tensor, total: Tensor) -> Tensor:
 
 
 def _total(one: Explanation) -> Tensor:
-    """Return the relevance that an explanation started with, (batch,)."""
+    """Return the relevance that an explanation started with, (batch,); NaN if it is unknown."""
     if one.expected is None:
-        return one.logits.gather(1, one.target[:, None])[:, 0] if one.logits.ndim == 2 else one.relevance.sum() * 0 + 1
+        if one.logits.ndim != 2 or int(one.target.min()) < 0:  # a custom score, or a hidden unit
+            return one.relevance.new_full((len(one.relevance),), torch.nan)
+        against, own = one.details.get("against"), one.logits.gather(1, one.target[:, None])[:, 0]
+        return own if against is None else own - one.logits.gather(1, against[:, None])[:, 0]
     bypassed = one.details.get("bypassed", torch.zeros_like(one.expected))
     return one.expected + sum(one.absorbed.values(), torch.zeros_like(one.expected)) + bypassed
