@@ -38,6 +38,7 @@ def create_analyzer(
 
     Raises `UnknownName` for an unknown method, and `ConfigError` for an unknown option or an invalid value.
 
+    >>> import torch
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> analyzer = create_analyzer("lrp.epsilon", model, epsilon=1e-6)

@@ -51,8 +51,9 @@ class RelevanceFlow:
     >>> from torch import nn
     >>> from pellucid.attribution import create_analyzer
     >>> model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 2, bias=False))
-    >>> flow = create_analyzer("lrp.epsilon", model).explain(torch.rand(2, 4), 1, to=["0", "1"]).flow()
-    >>> [(row.junction, round(float(row.share[0]), 2)) for row in flow.rows]
+    >>> _ = [nn.init.ones_(weight) for weight in model.parameters()]
+    >>> flow = create_analyzer("lrp.epsilon", model).explain(torch.ones(2, 4), 1, to=["0", "1"]).flow()
+    >>> [(row.junction, round(row.mean_share, 3)) for row in flow.rows]
     [('0', 1.0), ('1', 1.0)]
     """
 

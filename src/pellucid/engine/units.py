@@ -22,9 +22,9 @@ class Unit(Options):
     >>> from pellucid.attribution import create_analyzer
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
     >>> x = torch.rand(5, 1, 4, 4)
-    >>> explanation = create_analyzer("lrp.epsilon", model).explain(x, Unit("1", channel=1, at=(0, 1)))
+    >>> explanation = create_analyzer("gradient", model).explain(x, Unit("0", channel=1, at=(0, 1)))
     >>> explanation.relevance.shape, explanation.explained
-    (torch.Size([5, 1, 4, 4]), 'unit 1 of 1 at (0, 1)')
+    (torch.Size([5, 1, 4, 4]), 'unit 1 of 0 at (0, 1)')
     """
 
     layer: str

@@ -9,6 +9,7 @@ dpi or a multiple.
   `explained_signal`, `explained_tokens`, `explained_values` and `explained_volume`
 - `calibration`, `confusion_matrix`, `data_map`, `histogram`, `influence`, `leaderboard`, `learning_curves`,
   `out_of_distribution`, `robustness`, `scatter`, `slices`: the figures of those names; `summary`: a run in one picture
+- `flow`: shares of branches where the paths of a network meet
 - `label_errors`: images with suspicious labels, and the evidence
 - `tokens`: a text colored by relevance, as HTML and for the terminal
 - `encoding`: figures as files; `colours`: the palettes
