@@ -18,6 +18,7 @@ class Unit(Options):
     The explained score is the unit's activation: the largest over all positions of its channel, the mean over them,
     or that at one position. Layers that return vectors, (batch, unit), have no positions.
 
+    >>> import torch
     >>> from torch import nn
     >>> from pellucid.attribution import create_analyzer
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
