@@ -51,6 +51,8 @@ def read_all(
 
     Raises `DataError` for images that cannot be used, or that don't fit in memory.
     """
+    for part in filter(None, (opened.train, opened.test)):
+        part.check_labeled()
     parts, chosen = _chosen_parts(opened, request.seed, (limit_train, limit_test))
     collector = Collector()
     for images, indices in zip(parts, chosen, strict=True):

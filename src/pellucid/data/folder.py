@@ -9,7 +9,7 @@ import torch
 
 from pellucid.core.errors import DataError
 from pellucid.data import DATASETS, Request
-from pellucid.data._lazy import Item, LazyImages, OpenData
+from pellucid.data._lazy import Item, LazyImages, OpenData, attempt
 from pellucid.data._pictures import read_picture
 from pellucid.data._read_all import LazySource
 
@@ -40,7 +40,7 @@ def folder(request: Request) -> OpenData:
     for part in parts:
         pairs = [(file, label) for label, name in enumerate(classes) for file in _image_files(part / name)]
         labels = torch.tensor([label for _, label in pairs])
-        read = _Reader(pairs, most_pixels)
+        read = _Reader(path, pairs, most_pixels)
         files = [file for file, _ in pairs]
         sets.append(
             LazyImages(f"folder:{path}", title, len(pairs), read, labels, classes, is_displayed=True, files=files)
@@ -52,13 +52,15 @@ def folder(request: Request) -> OpenData:
 class _Reader:
     """Read files one by one."""
 
+    root: Path
     pairs: list[tuple[Path, int]]
     most_pixels: int
 
     def __call__(self, indices: Sequence[int] | None) -> Iterator[Item]:
         for index in range(len(self.pairs)) if indices is None else indices:
             file, label = self.pairs[index]
-            yield Item(str(file), read_picture(file, self.most_pixels, str(file)), label)
+            key = file.relative_to(self.root).as_posix()
+            yield Item(str(file), attempt(read_picture, file, self.most_pixels, str(file)), label, key)
 
 
 def _parts(path: Path) -> list[Path]:

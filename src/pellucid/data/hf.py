@@ -20,7 +20,7 @@ from pellucid.data._columns import (
     test_parts,
     train_part,
 )
-from pellucid.data._lazy import Item, LazyImages, OpenData
+from pellucid.data._lazy import Item, LazyImages, OpenData, attempt
 from pellucid.data._read_all import LazySource
 from pellucid.data._spec import split_options
 
@@ -150,8 +150,8 @@ class Table:
         def read(indices: Sequence[int] | None) -> Iterator[Item]:
             for index in range(len(encoded)) if indices is None else indices:
                 place = f"row {index} of the split {self.part} of {self.data_set}"
-                picture = picture_of(encoded[int(index)][image], roots, most_pixels, place)
-                yield Item(place, picture, int(labels[index]))
+                picture = attempt(picture_of, encoded[int(index)][image], roots, most_pixels, place)
+                yield Item(place, picture, int(labels[index]), f"{self.part}:{index}")
 
         return LazyImages(
             f"hf:{self.data_set}",

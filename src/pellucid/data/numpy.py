@@ -194,7 +194,7 @@ def _images(path: Path, images: Array, labels: Array, classes: tuple[str, ...] |
         chosen = range(shape[0]) if indices is None else indices
         for index, row in zip(chosen, images.rows(chosen), strict=True):
             pixels = np.moveaxis(row, -1, 0) if is_last else row
-            yield Item(f"image {index} of {images.name}", pixels, int(numbers[index]))
+            yield Item(f"image {index} of {images.name}", pixels, int(numbers[index]), str(index))
 
     return LazyImages(
         str(path),

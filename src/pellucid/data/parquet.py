@@ -15,7 +15,7 @@ from pellucid.core.importing import import_optional
 from pellucid.data import DATASETS, Request
 from pellucid.data._arrow import count_rows, read_cells, read_column, read_schema
 from pellucid.data._columns import check_options, image_column, label_column, picture_of, test_parts, train_part
-from pellucid.data._lazy import Item, LazyImages, OpenData
+from pellucid.data._lazy import Item, LazyImages, OpenData, attempt
 from pellucid.data._read_all import LazySource
 from pellucid.data._spec import split_options
 
@@ -230,4 +230,4 @@ class Reader:
         labels = self.table.indices(self.classes)
         for row, value in self.table.rows(range(self.table.count) if indices is None else indices):
             place = f"row {row} of {self.table.name}"
-            yield Item(place, picture_of(value, (self.root,), self.most_pixels, place), labels[row])
+            yield Item(place, attempt(picture_of, value, (self.root,), self.most_pixels, place), labels[row], str(row))
