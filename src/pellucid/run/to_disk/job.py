@@ -30,9 +30,9 @@ __all__ = ["Job", "prepare"]
 
 SHARD_BYTES = 1 << 25
 """Approximate size of a shard before compression, by default."""
-MOST_IMAGES, LEAST_SHARDS = 1024, 64
-"""A shard holds at most `MOST_IMAGES` images, and a small data set is divided into `LEAST_SHARDS` shards, so that
-several processes can share it and an interruption costs little."""
+MOST_IMAGES, USUAL_SHARDS, LEAST_IMAGES = 1024, 64, 32
+"""A shard holds at most `MOST_IMAGES` images. A small data set is divided into about `USUAL_SHARDS` shards, so that
+several processes can share it and an interruption costs little, but not into shards of fewer than `LEAST_IMAGES`."""
 IMAGES_AT_ONCE = 256
 """Images per forward pass without methods."""
 AXES = ("channel", "height", "width")
@@ -225,7 +225,8 @@ def _batch(probe: _Probe, image: Tensor) -> int:
 def _shard(variables: Sequence[Variable], images: int, batch: int) -> int:
     """Return the number of images per shard: whole batches where possible."""
     size = sum(one.row_bytes for one in variables if one.values is None)
-    count = max(1, min(SHARD_BYTES // max(1, size), MOST_IMAGES, -(-images // LEAST_SHARDS)))
+    share = max(LEAST_IMAGES, -(-images // USUAL_SHARDS))
+    count = max(1, min(SHARD_BYTES // max(1, size), MOST_IMAGES, share, images))
     return count if count <= batch else count // batch * batch
 
 

@@ -1,7 +1,7 @@
 """What is asked for: methods, target and storage, as the user gives them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pellucid.attribution import Analyzer, create_analyzer
@@ -89,8 +89,7 @@ def options_of(analyzer: Analyzer) -> dict[str, Any]:
             return [plain(one) for one in value]
         return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
-    names = analyzer.method.__dataclass_fields__
-    options = {name: plain(getattr(analyzer.method, name)) for name in names if not name.startswith("_")}
+    options = {one.name: plain(getattr(analyzer.method, one.name)) for one in fields(analyzer.method)}
     if analyzer.method.needs_fit:
         state = analyzer.state()
         options["fitted"] = checksum(*state.tensors.values())[:16]
