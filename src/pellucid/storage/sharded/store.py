@@ -1,7 +1,7 @@
 """A store that processes on any number of machines fill together, without locks."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -40,18 +40,13 @@ class ShardedStore:
         existing = cls.attributes_at(address)
         if existing is None:
             names = [name for name in address.names() if not name.endswith(".partial")]
-            if ".zarray" in names:
-                raise SaveError(
-                    f"{address} is an array of an earlier version of pellucid (Zarr format 2), which can be read with "
-                    "pellucid.open_explanations, but not continued; choose a new folder."
-                )
-            if names:
-                raise SaveError(
-                    f"{address} contains other files ({', '.join(sorted(names)[:3])}); choose a new folder."
-                )
-            files = layout.metadata
+            # another process may have begun the store before the listing
+            existing = cls.attributes_at(address) if ROOT in names else None
+            if existing is None and names:
+                raise SaveError(_occupied(address, names))
+        if existing is None:
             # the first process to write this file decides; everything else follows from it
-            address.create(ROOT, files[ROOT])
+            address.create(ROOT, layout.metadata[ROOT])
             existing = cls.attributes_at(address)
         if existing is None:
             raise SaveError(f"{address} has vanished while it was being created; repeat the call.")
@@ -205,6 +200,15 @@ class ShardedStore:
 
 def _as_json(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, indent=2).encode()
+
+
+def _occupied(address: Address, names: Sequence[str]) -> str:
+    if ".zarray" in names:
+        return (
+            f"{address} is an array of an earlier version of pellucid (Zarr format 2), which can be read with "
+            "pellucid.open_explanations, but not continued; choose a new folder."
+        )
+    return f"{address} contains other files ({', '.join(sorted(names)[:3])}); choose a new folder."
 
 
 def _is_per_image(array: Any) -> bool:
