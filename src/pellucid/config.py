@@ -420,7 +420,7 @@ class ExplainConfig:
     image_size: Annotated[int | None, Range(4, 4096), _flag("4…4096", "that of the weights, or of the images")] = None
     """Length of the shorter side in pixels before --crop; without --crop, height and width of the model's input."""
     methods: Annotated[str, _flag("default|none|NAME,NAME")] = "default"
-    """Attribution methods. default: several for a page; for a figure or a data set, the first that applies to the model.
+    """Attribution methods. default: several for a page; for a figure or a data set, the first that applies.
     none: only logits and embeddings, of a data set."""
     target: Annotated[str | None, _flag("NAME|INDEX|predicted|label|all", "predicted")] = None
     """Class to explain, by name or index; a page also shows the predicted class and the most probable others.
@@ -433,8 +433,8 @@ class ExplainConfig:
     device: Annotated[str, _flag("auto|cpu|cuda|cuda:N|mps")] = "auto"
     """Device; auto: a GPU if available, otherwise the CPU."""
     threads: Annotated[int | None, Range(1, 1024), _flag("1…1024", "all cores")] = None
-    """CPU threads. For a data set, by default those of the store that is continued; in a new one, one if the images have
-    at most 64×64 pixels or if there are several processes."""
+    """CPU threads. For a data set, by default those of the store that is continued; in a new one, one if the images
+    have at most 64×64 pixels or if there are several processes."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Open the result in the default browser."""
 
@@ -450,7 +450,7 @@ class ExplainConfig:
         if self.images:
             raise ConfigError("--dataset and IMAGE are mutually exclusive; pass a data set or images.")
         if self.open:
-            raise ConfigError("--open is for pages; run `pellucid report STORE.zarr --open` when the store is complete.")
+            raise ConfigError("--open is for pages; run `pellucid report STORE.zarr` when the store is complete.")
         object.__setattr__(self, "out", self.out or "maps.zarr")
         if not self.out.rstrip("/").endswith(".zarr"):
             raise ConfigError(f"--out {self.out} is not a Zarr store; with --dataset, use a name that ends in .zarr.")

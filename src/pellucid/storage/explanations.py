@@ -1,8 +1,6 @@
 """Read explanations back."""
 
 import os
-from collections.abc import Iterator
-from typing import Any
 
 from pellucid.storage.sharded import Address, ShardedStore
 

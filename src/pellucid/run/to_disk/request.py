@@ -47,7 +47,9 @@ class Request:
     def wants_embeddings(self) -> bool:
         """True to store embeddings: if asked for, or if nothing else is."""
         is_bare = not self.jacobian and self.methods is not None and not self.listed
-        return is_bare or self.embedding_layer is not None if self.embeddings is None else self.embeddings
+        if self.embeddings is None:
+            return is_bare or self.embedding_layer is not None
+        return self.embeddings
 
     @property
     def listed(self) -> tuple[str | Analyzer, ...]:
