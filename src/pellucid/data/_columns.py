@@ -115,8 +115,12 @@ def picture_of(value: Any, roots: Sequence[Path], most_pixels: int, place: str) 
     if not isinstance(path, str):
         raise DataError(f"{place} has no image; remove the row.")
     for root in roots:
-        file = (root / path).resolve()
-        if file.is_relative_to(root.resolve()) and file.is_file():
+        try:
+            file = (root / path).resolve()
+            is_there = file.is_relative_to(root.resolve()) and file.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or a loop of links
+            is_there = False
+        if is_there:
             return read_picture(file, most_pixels, f"{place} ({path})")
     where = " or ".join(map(str, roots))
     raise DataError(f"{place} is the image file {path}, which is not in {where}; only files there are read.")

@@ -48,8 +48,10 @@ class Paths(Sequence[Path]):
     def key(self, index: int) -> str:
         r"""Return the path relative to the root, with `/`; bytes that are not UTF-8 are written as `\xe9`."""
         # encoded like this also on machines whose file names have another encoding
-        return "/".join(filter(None, self._parts(index))).encode("utf-8", "surrogateescape").decode(
-            "utf-8", "backslashreplace"
+        return (
+            "/".join(filter(None, self._parts(index)))
+            .encode("utf-8", "surrogateescape")
+            .decode("utf-8", "backslashreplace")
         )
 
     def contents(self, most_sizes: int = 10_000) -> Iterator[bytes]:

@@ -17,14 +17,13 @@ from pellucid.data._arrow import count_rows, read_cells, read_column, read_schem
 from pellucid.data._columns import check_options, image_column, label_column, picture_of, test_parts, train_part
 from pellucid.data._lazy import Item, LazyImages, OpenData, attempt
 from pellucid.data._read_all import LazySource
+from pellucid.data._shards import by_part, part_of
 from pellucid.data._spec import split_options
 
 __all__ = ["SUFFIXES", "parquet"]
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
 """Suffixes of the supported files."""
-PART_NAMES = {"train": "train", "training": "train", "test": "test", "validation": "validation", "valid": "validation"}
-PART_NAMES |= {"val": "validation", "dev": "validation", "testing": "test"}
 
 
 @DATASETS.register("parquet")
@@ -75,7 +74,7 @@ def parquet(request: Request) -> OpenData:
 def _files(path: Path) -> dict[str, list[Path]]:
     """Return the files by split."""
     if path.is_file():
-        return {_part(Path(path.name)): [path]}
+        return {part_of(Path(path.name)): [path]}
     if not path.is_dir():
         raise DataError(
             f"there is no file or folder {path}; --dataset expects a {', '.join(SUFFIXES)} file or a folder."
@@ -89,25 +88,7 @@ def _files(path: Path) -> dict[str, list[Path]]:
     )
     if not found:
         raise DataError(f"the folder {path} has no {', '.join(SUFFIXES)} files.")
-    files: dict[str, list[Path]] = {}
-    for file in found:
-        files.setdefault(_part(file.relative_to(path)), []).append(file)
-    if "" in files and len(files) > 1:
-        raise DataError(
-            f"in {path}, the file {files[''][0].name} does not name a split, such as train or test, but others do; "
-            "name the split in each file name, or pass a single file."
-        )
-    return files
-
-
-def _part(path: Path) -> str:
-    """Return the part that a path names, such as "train" for train-00000-of-00002.parquet; "" if it names none."""
-    for name in (path.name.lower(), *(parent.name.lower() for parent in path.parents)):
-        words = "".join(letter if letter.isalpha() else " " for letter in name).split()
-        part = next((PART_NAMES[word] for word in words if word in PART_NAMES), None)
-        if part is not None:
-            return part
-    return ""
+    return by_part(found, path)
 
 
 @dataclass(frozen=True)
