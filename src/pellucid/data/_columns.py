@@ -11,7 +11,7 @@ from pellucid.core.errors import ConfigError, DataError, UnknownName
 from pellucid.data._items import IMAGE_KEYS, LABEL_KEYS
 from pellucid.data._pictures import read_picture
 
-__all__ = ["check_options", "image_column", "label_column", "picture_of", "test_parts", "train_part"]
+__all__ = ["check_options", "ignores_labels", "image_column", "label_column", "picture_of", "test_parts", "train_part"]
 
 OPTIONS = ("image", "label", "split")
 TEST_PARTS = ("test", "testing", "validation", "valid", "val", "dev", "eval")
@@ -24,6 +24,21 @@ def check_options(options: Mapping[str, str], known: Iterable[str] = OPTIONS) ->
     for name in options:
         if name not in known:
             raise UnknownName("option of this data set", name, known)
+
+
+def ignores_labels(options: dict[str, str]) -> bool:
+    """Remove the option `label=none` of a data set without columns, and return True if it was given.
+
+    Raises `UnknownName` for another value.
+
+    >>> options = {"label": "none", "split": "test"}
+    >>> ignores_labels(options), options
+    (True, {'split': 'test'})
+    """
+    label = options.pop("label", None)
+    if label not in (None, "none"):
+        raise UnknownName("option of this data set", f"label={label}", ("label=none",))
+    return label == "none"
 
 
 def test_parts(parts: Sequence[str], wanted: str | None, name: str) -> list[str]:

@@ -85,8 +85,8 @@ class Members:
         for magic, name in COMPRESSED.items():
             if first.startswith(magic):
                 raise DataError(
-                    f"{self.path} is compressed ({name}), so its images cannot be read in any order; decompress it to a "
-                    "plain .tar. Pictures hardly shrink anyway."
+                    f"{self.path} is compressed ({name}), so its images cannot be read in any order; decompress it to "
+                    "a plain .tar. Pictures hardly shrink anyway."
                 )
 
     def _check_sum(self, header: bytes, position: int) -> None:
@@ -104,8 +104,8 @@ class Members:
         self.file.seek(position)
         if any(self.file.read(1 << 16)):
             raise DataError(
-                f"{self.path} goes on after its end at byte {position:,}, like two archives in one file; join them with "
-                "tar --concatenate."
+                f"{self.path} goes on after its end at byte {position:,}, like two archives in one file; join them "
+                "with tar --concatenate."
             )
 
     def _number(self, field: bytes, position: int) -> int:

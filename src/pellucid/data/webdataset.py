@@ -74,7 +74,7 @@ def _images(argument: str, root: Path, files: list[Path], choice: Choice, most_p
         is_displayed=True,
         remark=_remark(keys, starts, labels if is_labeled else labels[:0], cut),
         unlabeled="" if is_labeled else _without_labels(argument, choice),
-        contents=lambda: _contents(keys, files, starts, sizes),
+        contents=lambda: _contents(keys, starts, sizes),
     )
 
 
@@ -118,7 +118,7 @@ def _remark(keys: Paths, starts: np.ndarray, labels: np.ndarray, cut: list[str])
     return "; ".join(found)
 
 
-def _contents(keys: Paths, files: list[Path], starts: np.ndarray, sizes: np.ndarray) -> Iterator[bytes]:
+def _contents(keys: Paths, starts: np.ndarray, sizes: np.ndarray) -> Iterator[bytes]:
     yield from keys.contents(most_sizes=0)
     yield starts.astype("<i8").tobytes()
     yield sizes.astype("<i8").tobytes()
