@@ -8,11 +8,10 @@ import torch
 from PIL import Image
 
 from pellucid.core.errors import ConfigError, DataError
-from pellucid.core.preprocessing import Preprocessing
 from pellucid.data import Request
 from pellucid.data._each import read_each
 from pellucid.data._items import Converter
-from pellucid.data._lazy import Item, LazyImages
+from pellucid.data._lazy import LazyImages
 from pellucid.data._open import open_data
 
 COUNT = 12

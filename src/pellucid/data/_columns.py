@@ -11,7 +11,16 @@ from pellucid.core.errors import ConfigError, DataError, UnknownName
 from pellucid.data._items import IMAGE_KEYS, LABEL_KEYS
 from pellucid.data._pictures import read_picture
 
-__all__ = ["check_options", "ignores_labels", "image_column", "label_column", "picture_of", "test_parts", "train_part"]
+__all__ = [
+    "check_options",
+    "ignores_labels",
+    "image_column",
+    "label_column",
+    "optional_label_column",
+    "picture_of",
+    "test_parts",
+    "train_part",
+]
 
 OPTIONS = ("image", "label", "split")
 TEST_PARTS = ("test", "testing", "validation", "valid", "val", "dev", "eval")
@@ -96,6 +105,23 @@ def label_column(
         return _only("label", classes, LABEL_KEYS, columns, name)
     # a table may have many columns of numbers; only its name identifies the label column
     return _only("label", [column for column in others if column in LABEL_KEYS], LABEL_KEYS, columns, name)
+
+
+def optional_label_column(
+    classes: Sequence[str], others: Sequence[str], columns: Sequence[str], wanted: str | None, name: str
+) -> str | DataError:
+    """Return the column of the labels, or the reason why the table has none; `wanted` may be "none".
+
+    Raises the errors of `label_column` if there are several columns, or if `wanted` is another one.
+    """
+    if wanted == "none":
+        return DataError(f"{name} was opened without labels (label=none).")
+    try:
+        return label_column(classes, others, columns, wanted, name)
+    except DataError as error:
+        if wanted is not None or classes or set(others) & set(LABEL_KEYS):
+            raise
+        return error
 
 
 def _wanted(kind: str, wanted: str, candidates: Sequence[str], columns: Sequence[str], name: str) -> str:

@@ -44,8 +44,8 @@ def read_each(
     function from a label and the image's place to a class index, such as `match_classes(images, names).index`; by
     default, labels are indices or names of `images.classes`. Labels that are None or negative mean unlabeled.
 
-    Raises `ConfigError` for indices that are not ascending or outside the data set, and `DataError` if the whole data set
-    cannot be read any more, for example because its file is gone.
+    Raises `ConfigError` for indices that are not ascending or outside the data set, and `DataError` if the whole
+    data set cannot be read any more, for example because its file is gone.
 
     >>> import torch
     >>> from pellucid.data._items import Converter

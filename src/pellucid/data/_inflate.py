@@ -25,7 +25,7 @@ class Inflated:
     """
 
     def __init__(self, path: Path, start: int, compressed: int, size: int) -> None:
-        """`start` and `compressed` are the offset and the length of the deflated data, `size` is its inflated length."""
+        """Hold where the deflated data starts in the file, its length in bytes, and its size when inflated."""
         self.path, self.start, self.compressed = path, start, compressed
         self.distance = max(SHORTEST, size // MOST_POINTS)
         self.positions = [0]
