@@ -1,7 +1,7 @@
 """One array of images with one of labels, in files of any kind."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -9,10 +9,48 @@ import torch
 from pellucid.core.errors import DataError
 from pellucid.data._lazy import Item, LazyImages
 
-__all__ = ["check_images", "class_labels", "images_of"]
+__all__ = ["check_images", "choose_arrays", "class_labels", "images_of"]
 
+PAIRS = (
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("X_train", "y_train", "X_test", "y_test"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("images_train", "labels_train", "images_test", "labels_test"),
+)
+"""Names of the arrays in a file with training and test images."""
+SINGLES = (("images", "labels"), ("x", "y"), ("X", "y"), ("images", "targets"), ("data", "labels"), ("data", "target"))
+"""Names of the arrays in a file without splits."""
 Rows = Callable[[Sequence[int]], Iterator[np.ndarray | DataError]]
 """Function from ascending indices to the images, or the errors of those that cannot be read."""
+
+
+ArrayT = TypeVar("ArrayT")
+
+
+def choose_arrays(
+    arrays: Mapping[str, ArrayT], name: str, ignored: str, advice: str
+) -> list[tuple[ArrayT, ArrayT | str]]:
+    """Return images and labels of the test set, and those of the training set if there is one, by their usual names.
+
+    If `ignored`, a reason, is not empty, it replaces the labels. Without labels, `advice` replaces them. Raises
+    `DataError` if there are no images, or several arrays that could be.
+
+    >>> choose_arrays({"x": "pixels", "y": "numbers"}, "a.npz", "", "no labels")
+    [('pixels', 'numbers')]
+    """
+    for x_train, y_train, x_test, y_test in PAIRS:
+        needed = (x_train, x_test) if ignored else (x_train, y_train, x_test, y_test)
+        if all(each in arrays for each in needed):
+            return [(arrays[x], ignored or arrays[y]) for x, y in ((x_test, y_test), (x_train, y_train))]
+    for images, labels in SINGLES:
+        if images in arrays and labels in arrays:
+            return [(arrays[images], ignored or arrays[labels])]
+    found = [images for images in dict(SINGLES) if images in arrays]
+    if len(found) == 1:
+        return [(arrays[found[0]], ignored or advice)]
+    raise DataError(
+        f"{name} has the arrays {', '.join(arrays) or '(none)'}; expected {', '.join(PAIRS[0])}, or images and labels."
+    )
 
 
 def check_images(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -54,7 +92,11 @@ def images_of(
     def items(indices: Sequence[int] | None) -> Iterator[Item]:
         chosen = range(shape[0]) if indices is None else indices
         for index, row in zip(chosen, rows(chosen), strict=True):
-            pixels = np.moveaxis(row, -1, 0) if is_last and isinstance(row, np.ndarray) else row
+            pixels: Any = row
+            if isinstance(row, np.ndarray):
+                # torch needs the byte order of the machine
+                pixels = row.astype(row.dtype.newbyteorder("="), copy=False)
+                pixels = np.moveaxis(pixels, -1, 0) if is_last else pixels
             label = None if isinstance(labels, str) else int(labels[index])
             yield Item(f"image {index} of {array}", pixels, label, str(index))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from pellucid.core.errors import DataError
 from pellucid.data import DATASETS, Request
 from pellucid.data._columns import check_options, ignores_labels
-from pellucid.data._image_array import check_images, class_labels, images_of
+from pellucid.data._image_array import check_images, choose_arrays, class_labels, images_of
 from pellucid.data._lazy import LazyImages, OpenData
 from pellucid.data._npy import Array, arrays_in
 from pellucid.data._read_all import LazySource
@@ -13,15 +13,6 @@ from pellucid.data._spec import split_options
 
 __all__ = ["numpy"]
 
-PAIRS = (
-    ("x_train", "y_train", "x_test", "y_test"),
-    ("X_train", "y_train", "X_test", "y_test"),
-    ("train_images", "train_labels", "test_images", "test_labels"),
-    ("images_train", "labels_train", "images_test", "labels_test"),
-)
-"""Names of the arrays in an .npz file with training and test images."""
-SINGLES = (("images", "labels"), ("x", "y"), ("X", "y"), ("images", "targets"), ("data", "labels"), ("data", "target"))
-"""Names of the arrays in an .npz file without splits."""
 CLASS_NAMES = ("classes", "class_names", "label_names")
 
 
@@ -45,23 +36,11 @@ def numpy(request: Request) -> OpenData:
     if not path.is_file():
         raise DataError(f"there is no file {path}; --dataset expects an .npy or .npz file.")
     arrays = arrays_in(path)
-    ignored = f"{path} was opened without labels (label=none)."
     classes = _class_names(arrays)
-    for names in PAIRS:
-        if all(name in arrays for name in (names[::2] if is_unlabeled else names)):
-            x_train, y_train, x_test, y_test = (arrays.get(name, ignored) for name in names)
-            pairs = ((x_test, y_test), (x_train, y_train))
-            test, train = (_images(path, x, ignored if is_unlabeled else y, classes) for x, y in pairs)  # type: ignore[arg-type]
-            return OpenData(test, train)
-    for images, labels in SINGLES:
-        if images in arrays and labels in arrays:
-            return OpenData(_images(path, arrays[images], ignored if is_unlabeled else arrays[labels], classes))
-    found = [name for name in dict(SINGLES) if name in arrays]
-    if len(found) == 1:
-        return OpenData(_images(path, arrays[found[0]], ignored if is_unlabeled else _advice(path), classes))
-    raise DataError(
-        f"{path} has the arrays {', '.join(arrays) or '(none)'}; expected {', '.join(PAIRS[0])}, or images and labels."
-    )
+    reason = f"{path} was opened without labels (label=none)." if is_unlabeled else ""
+    chosen = choose_arrays(arrays, str(path), reason, _advice(path))
+    sets = [_images(path, images, labels, classes) for images, labels in chosen]
+    return OpenData(sets[0], sets[1] if len(sets) == 2 else None)
 
 
 def _advice(path: Path) -> str:
