@@ -94,7 +94,8 @@ class DataConfig:
     mnist: 70,000 handwritten digits, downloaded.
     digits: the 1,797 digits bundled with scikit-learn, no network needed.
     folder:PATH: one subfolder of images per class, in PATH/train and PATH/test or in a single folder that is split.
-    FILE: a .parquet, .arrow, .npz or .npy file; parquet:PATH is a folder of Parquet or Arrow files.
+    FILE: a .parquet, .arrow, .npz, .npy, .zarr or .tar file; parquet:PATH is a folder of Parquet or Arrow files.
+    webdataset:PATH: WebDataset shards, in a folder or with a pattern such as 'PATH/{000..009}.tar'.
     torchvision:NAME: a classification data set of torchvision, such as CIFAR10, downloaded.
     hf:NAME or hf:FOLDER: a Hugging Face data set.
     MODULE:FUNCTION: a function that returns (train, test, class names) with any torch data sets.

@@ -139,5 +139,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=BYTES, labels=LABELS)
-    with pytest.raises(UnknownName, match="no option of this data set 'label'"):
+    with pytest.raises(UnknownName, match="no option of this data set 'label=y'"):
         open_data(f"{tmp_path / 'a.npz'}?label=y", Request(tmp_path))
+    with pytest.raises(UnknownName, match="no option of this data set 'labels'"):
+        open_data(f"{tmp_path / 'a.npz'}?labels=y", Request(tmp_path))

@@ -38,7 +38,8 @@ class Request:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ConfigError(f"{name} is {value!r}; expected a whole number from 1 on.")
-        if not isinstance(self.target, int | str) or isinstance(self.target, bool):
+        target: Any = self.target
+        if not isinstance(target, int | str) or isinstance(target, bool):
             raise ConfigError(
                 f"target is {self.target!r}; expected 'predicted', 'label', 'all', a class name or a class index."
             )
