@@ -14,8 +14,8 @@ from pellucid.core.registry import Registry
 
 NAMES = {
     "pellucid": """Analyzer Contrast Evaluation Explanation LabelErrors Method Run StoredExplanation
-        StoredExplanations Watcher augment build_native
-        check_jacobian compare create_analyzer errors evaluate explain fit_density influence inspect jacobian
+        StoredExplanations Watcher augment build_native check_jacobian compare create_analyzer errors evaluate
+        explain explain_to_disk fit_density influence inspect jacobian
         jacobian_class_means jacobian_product jacobian_report jacobian_spectrum jacobian_to_disk label_errors
         load_density load_fitted load_run methods open_explanations prototypes save_fitted transposed_product watch""",
     "pellucid.errors": """BuildError ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError

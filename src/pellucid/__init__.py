@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pellucid.run.explaining import explain
     from pellucid.run.influences import influence
     from pellucid.run.inspection import inspect
+    from pellucid.run.to_disk.explain_to_disk import explain_to_disk
     from pellucid.run.watcher import Watcher, watch
     from pellucid.storage.densities import fit_density, load_density
     from pellucid.storage.evaluations import evaluate
@@ -52,6 +53,7 @@ __all__ = [
     "errors",
     "evaluate",
     "explain",
+    "explain_to_disk",
     "fit_density",
     "influence",
     "inspect",
@@ -93,6 +95,7 @@ __getattr__, __dir__ = lazy_exports(
         "create_analyzer": "pellucid.attribution",
         "evaluate": "pellucid.storage.evaluations",
         "explain": "pellucid.run.explaining",
+        "explain_to_disk": "pellucid.run.to_disk.explain_to_disk",
         "fit_density": "pellucid.storage.densities",
         "influence": "pellucid.run.influences",
         "inspect": "pellucid.run.inspection",

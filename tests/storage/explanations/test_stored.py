@@ -1,3 +1,4 @@
+import json
 import pickle
 from pathlib import Path
 
@@ -7,10 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pellucid import open_explanations
+from pellucid import explain_to_disk, jacobian_to_disk, open_explanations
 from pellucid.core.errors import ConfigError, DataError, UnknownName
-from pellucid.run.to_disk.explain_to_disk import explain_to_disk
-from pellucid.storage.chunked_array import ChunkedArray
 from pretended_store import CLASSES, METHODS, values, write_store
 
 READABLE = [number for number in range(20) if number not in (3, 11)]
@@ -177,9 +176,14 @@ def test_stores_of_jacobians_alone(tmp_path: Path) -> None:
 def test_arrays_of_earlier_versions(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(10, 3, 1, 2, 2)).astype(np.float32)
     about = {"content": "Jacobian (image, *outputs, *inputs)", "method": "auto"}
-    array = ChunkedArray.begin(tmp_path / "old", 4, rows[:1], about)
+    header = {"zarr_format": 2, "shape": [10, 3, 1, 2, 2], "chunks": [4, 3, 1, 2, 2], "dtype": "<f4", "order": "C"}
+    header |= {"compressor": None, "filters": None, "fill_value": 0.0}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / ".zarray").write_text(json.dumps(header))
+    (tmp_path / "old" / ".zattrs").write_text(json.dumps(about))
+    padded = np.concatenate([rows, np.zeros((2, *rows.shape[1:]), np.float32)])
     for number in range(3):
-        array.write(number, rows[4 * number : 4 * number + 4], "mark")
+        (tmp_path / "old" / f"{number}.0.0.0.0").write_bytes(padded[4 * number : 4 * number + 4].tobytes())
     stored = open_explanations(tmp_path / "old")
     assert (len(stored), stored.methods, stored.is_complete) == (10, (), True)
     np.testing.assert_array_equal(stored.jacobian[[9, 0]], rows[[9, 0]])
@@ -187,6 +191,17 @@ def test_arrays_of_earlier_versions(tmp_path: Path) -> None:
     (tmp_path / "old" / "1.0.0.0.0").unlink()
     with pytest.raises(DataError, match="chunk 1 of jacobian is damaged"):
         _ = np.asarray(stored.jacobian)
+
+
+def test_what_jacobian_to_disk_writes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
+    images = torch.rand(7, 1, 4, 4, dtype=torch.float64)
+    stored = open_explanations(jacobian_to_disk(model, images.split(3), tmp_path / "j.zarr", chunk=2))
+    assert (len(stored), stored.is_complete, stored.jacobian.shape) == (7, True, (7, 3, 1, 4, 4))
+    weights = model[1].weight.detach().view(3, 1, 4, 4)
+    np.testing.assert_allclose(stored.jacobian[:], weights.expand(7, -1, -1, -1, -1))
+    assert stored[3].relevance == {}
 
 
 def test_a_data_set_for_several_workers(store: Path) -> None:

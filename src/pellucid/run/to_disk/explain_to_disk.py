@@ -137,7 +137,7 @@ def prepared(
 
 def existing_settings(address: Address) -> dict[str, Any] | None:
     """Return the settings of a store that others have begun; None if there is none. Raises `SaveError` for other files."""
-    attributes = ShardedStore._attributes_at(address)
+    attributes = ShardedStore.attributes_at(address)
     return None if attributes is None else attributes.get("settings", {})
 
 

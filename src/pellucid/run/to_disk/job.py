@@ -20,7 +20,7 @@ from pellucid.jacobians import jacobian_report
 from pellucid.jacobians._native.decision import decided
 from pellucid.jacobians._native.job import expected_images
 from pellucid.run.explaining import DEFAULTS
-from pellucid.run.record import timestamp, versions
+from pellucid.run.record import versions
 from pellucid.run.to_disk.embeddings import Embedder
 from pellucid.run.to_disk.request import ALL, LABEL, Request, analyzers_for, options_of, resolve_target
 from pellucid.run.to_disk.source import Source, described_steps, floats_of
@@ -137,7 +137,6 @@ def prepare(
             "title": source.images.title,
             "machine": platform.machine(),
             "versions": versions(),
-            "begun": timestamp(),
         },
     }
     layout = Layout(source.count, shard, tuple(variables), attributes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from pellucid.run.to_disk.place import Place
 __all__ = ["Marks", "Schedule"]
 
 
+@runtime_checkable
 class Marks(Protocol):
     """The marks of a store's complete shards, as the schedule sees them."""
 

@@ -126,7 +126,8 @@ class StoredArrays:
         values = values if method is None else values[:, 0]
         # without the order and the repetitions of the request, most reads would be copied for nothing
         values = values if len(places) == len(wanted) and (inverse[:-1] < inverse[1:]).all() else values[inverse]
-        return values.astype(np.float32) if header.dtype == "float16" else values
+        kind = {"float16": np.float32, "string": object}.get(header.dtype)
+        return values if kind is None else values.astype(kind)
 
     def _rows(self, name: str, places: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
         start, stop = int(places[0]), int(places[-1]) + 1

@@ -24,11 +24,10 @@ def labeled(arrays: StoredArrays, rows: Rows) -> Any:
         raise ConfigError(
             f"{arrays.address} holds an array of Zarr format 2, without names of its axes; use `.jacobian` instead."
         )
-    is_consolidated = arrays.metadata.attributes.get("images") is not None
     store = guarded_store(arrays.address, arrays.damaged)
     with arrays.address.reporting("read"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        found = xarray.open_zarr(store, consolidated=is_consolidated, chunks=None)
+        found = xarray.open_zarr(store, chunks=None)
     found = found.drop_vars(MARKS)
     # choosing all images would hide the shards from Dask
     is_whole = len(rows) == arrays.metadata.images

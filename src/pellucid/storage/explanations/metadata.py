@@ -113,7 +113,7 @@ def _group(address: Address, root: Mapping[str, Any]) -> Metadata:
     images = max(counts, default=0) if stated is None else stated
     if not _is_count(images) or images > MOST_IMAGES or (stated is not None and counts - {images}):
         raise DataError(f"{address} states {stated!r} images, but its arrays have {sorted(counts)}; it is damaged.")
-    # the arrays of a store that grows are enlarged one after the other
+    # a store that grows states no number of images
     made = Metadata(attributes, headers, images if stated is not None else min(counts, default=0), int(shard or 1))
     _check_lengths(address, made)
     return made

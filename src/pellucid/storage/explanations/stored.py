@@ -255,8 +255,7 @@ class StoredExplanations:
         >>> from tempfile import mkdtemp
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
         >>> data = torch.rand(20, 1, 4, 4), torch.arange(20) % 2
-        >>> from pellucid.run.to_disk.explain_to_disk import explain_to_disk
-        >>> stored = explain_to_disk(model, data, mkdtemp(), methods="gradient")
+        >>> stored = pellucid.explain_to_disk(model, data, mkdtemp(), methods="gradient")
         >>> ones = stored.select(label=1)
         >>> len(ones), ones.relevance("gradient").shape
         (10, (10, 1, 4, 4))
@@ -430,7 +429,7 @@ def open_explanations(path: "str | os.PathLike[str] | Address") -> StoredExplana
 
     >>> import torch
     >>> from tempfile import mkdtemp
-    >>> from pellucid.run.to_disk.explain_to_disk import explain_to_disk
+    >>> from pellucid import explain_to_disk
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
     >>> folder = mkdtemp()
     >>> _ = explain_to_disk(model, (torch.rand(20, 1, 4, 4), torch.arange(20) % 2), folder, methods="gradient")
