@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,17 @@ from pellucid.core.errors import DataError
 from pretended_store import values, write_store
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("original") / "maps.zarr"
+    write_store(folder)
+    return folder
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    write_store(tmp_path / "maps.zarr")
-    return tmp_path / "maps.zarr"
+def store(original: Path, tmp_path: Path) -> Path:
+    """A copy of the store, to be damaged."""
+    return shutil.copytree(original, tmp_path / "maps.zarr")
 
 
 def test_a_missing_file_of_a_complete_shard_is_an_error(store: Path) -> None:

@@ -33,9 +33,9 @@ class StoredExplanation:
     """(class,) logits; None without results."""
     relevance: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Map (channel, height, width) by method; (class, channel, height, width) in stores that explain all classes."""
-    expected: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Promised sum by method, in logits, of shape () or (class,); only for methods that promise one."""
-    residual: Mapping[str, np.ndarray] = field(default_factory=dict)
+    expected: Mapping[str, float | np.ndarray] = field(default_factory=dict)
+    """Promised sum by method, in logits, or (class,) sums; only for methods that promise one."""
+    residual: Mapping[str, float | np.ndarray] = field(default_factory=dict)
     """Sum of the map minus the promised sum, by method, as for `expected`."""
 
     @property

@@ -400,7 +400,7 @@ class StoredExplanations:
                 results["relevance"] = {name: values[at] for name, values in zip(self.methods, maps, strict=True)}
                 for name, values in sums.items():
                     pairs = zip(self.methods, values[at], strict=True)
-                    results[name] = {method: value for method, value in pairs if not np.isnan(value).all()}
+                    results[name] = {method: _plain(value) for method, value in pairs if not np.isnan(value).all()}
             yield StoredExplanation(
                 row, str(small["key"][number]) if "key" in small else str(row), str(errors[number]), label,
                 self._name(label), prediction, self._name(prediction), target, **results,
@@ -410,7 +410,11 @@ class StoredExplanations:
         return self.classes[number] if number is not None else ""
 
 
-def _known(number: int) -> int | None:
+def _plain(value: np.floating | np.ndarray) -> float | np.ndarray:
+    return value if isinstance(value, np.ndarray) else float(value)
+
+
+def _known(number: int | np.integer) -> int | None:
     return None if number < 0 else int(number)
 
 
