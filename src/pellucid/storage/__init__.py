@@ -11,6 +11,7 @@
 - `table`: Parquet files
 - `tensorboard`: the log of a run; `event_file`: the format of its files; `loggers`: experiment trackers
 - `models`: the model that `--model` names, including that of a run
+- `sharded/`: stores that many processes fill; `explanations/`: reading them back
 - `runs`, `densities`, `fitted`, `jacobians`, `evaluations`, `prototypes`: the public functions that need a folder
 """
 
