@@ -98,8 +98,7 @@ class Schedule:
 
     def _chosen(self, missing: np.ndarray) -> Sequence[int]:
         """Return the missing shards in the order of this process."""
-        if self._is_met and self.place.size == 1:
-            # processes that do not know of each other
+        if self._is_met:  # a process of another job, which may have the same rank
             order: list[int] = np.random.default_rng(derive_seed(self.seed, len(missing))).permutation(missing).tolist()
             return order
         start = self.place.rank * len(missing) // self.place.size
