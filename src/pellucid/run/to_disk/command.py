@@ -8,7 +8,7 @@ from pellucid.config import ExplainConfig
 from pellucid.core.errors import PellucidError
 from pellucid.core.listing import parse_names
 from pellucid.core.terminal import print_error, print_line, silence
-from pellucid.data._open import open_data
+from pellucid.data._open import NO_TEST_PART, open_data
 from pellucid.data._source import Request as DataRequest
 from pellucid.models._class_names import read_class_names
 from pellucid.run.session import choose_device
@@ -70,7 +70,9 @@ def _explain(config: ExplainConfig, place: Place) -> int:
         classes=None if known is None else len(known),
         trust=config.trust,
     )
-    for notice in filter(None, (loaded.notice, data.test.remark)):
+    # without parts, every image is explained
+    remarks = data.test.remark.replace(NO_TEST_PART, "").removeprefix("; ")
+    for notice in filter(None, (loaded.notice, remarks)):
         print_line(f"Notice: {notice}")
     loaded.model.to(choose_device(config.device, World(place.rank, place.size, place.local_rank)))
     mean, std = network.normalization
