@@ -565,14 +565,21 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Regenerate the report of a run from its save folder; the run may be finished, interrupted or still running."""
+    """Regenerate the report of a run from its save folder; the run may be finished, interrupted or still running.
 
-    run: Annotated[Path, tyro.conf.Positional, _path("RUN")]
-    """Save folder of the run. The report is written to RUN/report.html, and a summary of it to RUN/summary.png."""
+    For a store of explanations (see `pellucid explain --dataset`), write a page about all of its images.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, _flag("RUN|STORE.zarr")]
+    """Save folder of a run, or the address of a store. The report is written to RUN/report.html, with a summary in
+    RUN/summary.png; that of STORE.zarr is written beside it, to STORE.html."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Open the page in the default browser."""
 
     def __post_init__(self) -> None:
-        """Expand `~`."""
-        _expand_paths(self)
+        """Raise `ConfigError` for an empty path, which would be the current folder."""
+        if not self.run.strip():
+            raise ConfigError("the path is empty; use . for the current folder.")
 
 
 @dataclass(frozen=True)

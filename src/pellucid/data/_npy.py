@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 
 from pellucid.core.errors import DataError
 from pellucid.core.files import is_shortage
-from pellucid.data._inflate import Inflated, check_inflatable
+from pellucid.data._inflate import Inflated
 
 __all__ = ["Array", "arrays_in"]
 
@@ -69,8 +69,8 @@ class Array:
         """
         shape, dtype, start = self._header
         size = math.prod(shape[1:]) * dtype.itemsize
-        source, offset = self._source
         try:
+            source, offset = self._source
             file = self.path.open("rb")
         except OSError as error:
             if is_shortage(error):
@@ -96,8 +96,8 @@ class Array:
         size = math.prod(shape) * dtype.itemsize
         if size > MOST_LABELS:
             raise DataError(f"{self.name} has the shape {shape}; expected one label per image.")
-        source, offset = self._source
         try:
+            source, offset = self._source
             with self.path.open("rb") as file:
                 content = _read(file, source, offset, start, size)
         except OSError as error:
@@ -127,17 +127,17 @@ class Array:
             return None, 0
         with zipfile.ZipFile(self.path) as archive:
             info = archive.getinfo(self.member)
-        check_inflatable(self.path, self.member, info.compress_type)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DataError(f"{self.name} has an unusual compression; write the file with np.savez_compressed.")
         with self.path.open("rb") as file:
             file.seek(info.header_offset)
             local = file.read(30)
-        # the local header has lengths of its own
-        offset = (
-            info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-        )
-        if info.compress_type == zipfile.ZIP_STORED:
-            return None, offset
-        return Inflated(self.path, offset, info.compress_size, info.file_size), 0
+            # the local header has lengths of its own
+            lengths = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+            start = info.header_offset + 30 + lengths
+            if info.compress_type == zipfile.ZIP_STORED:
+                return None, start
+            return Inflated(self.name, file, (start, info.compress_size), info.file_size, info.CRC), 0
 
     def _opened(self) -> Any:
         try:

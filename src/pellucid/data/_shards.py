@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from pellucid.core.errors import DataError
@@ -63,9 +64,10 @@ def expand(pattern: str, suffix: str) -> tuple[Path, list[Path]]:
     if missing:
         of = f" ({len(missing):,} of {len(files):,} are missing)" if len(files) > 1 else ""
         raise DataError(f"there is no file {missing[0]}{of}; check the path.")
-    twice = len(files) - len(set(files))
-    if twice:
-        raise DataError(f"{pattern} names {twice:,} files twice; name each once.")
+    if len(set(files)) < len(files):
+        ordered = sorted(files)
+        twice = next(one for one, other in pairwise(ordered) if one == other)
+        raise DataError(f"{pattern} names {twice.name} twice; name each file once.")
     return Path(os.path.commonpath([file.parent for file in files])), files
 
 

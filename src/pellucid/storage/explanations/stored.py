@@ -102,6 +102,16 @@ class StoredExplanations:
         method_index(self._arrays, method)
         return str(units.get(method, "")) if isinstance(units, dict) else ""
 
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of the maps, or of the Jacobian's pixels; (0, 0) if there are neither."""
+        headers = self._arrays.metadata.headers
+        for name in ("relevance", "jacobian"):
+            if name in headers:
+                height, width = headers[name].shape[-2:]
+                return height, width
+        return 0, 0
+
     # --- small variables -----------------------------------------------------------------------------------------
 
     @property
@@ -220,10 +230,11 @@ class StoredExplanations:
         for part in self.parts():
             yield from part._each(part.indices)
 
-    def parts(self) -> Iterator["StoredExplanations"]:
-        """Yield the images that have results, shard by shard, as selections."""
+    def parts(self, *, readable: bool | None = True) -> Iterator["StoredExplanations"]:
+        """Yield the images shard by shard, as selections; `readable` as for `select`. Missing shards are skipped."""
         for _, rows in self._arrays.by_shard(self._rows):
-            part = StoredExplanations(self._arrays, rows, is_readable=self._is_readable).select()
+            part = StoredExplanations(self._arrays, rows, is_readable=self._is_readable)
+            part = part if readable is None else part.select(readable=readable)
             if len(part):
                 yield part
 
