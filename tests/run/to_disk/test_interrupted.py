@@ -57,11 +57,10 @@ def wait_for_marks(out: Path, count: int, alive: list[Any]) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("seed", [0])
 def test_a_killed_job_finished_by_other_processes_equals_an_undisturbed_one(
-    seed: int, processes: Any, tmp_path: Path, undisturbed: Path
+    processes: Any, tmp_path: Path, undisturbed: Path
 ) -> None:
-    draws, out, kills = random.Random(seed), tmp_path / "maps.zarr", 4
+    draws, out, kills = random.Random(0), tmp_path / "maps.zarr", 4
     for kill in range(kills):
         size = draws.randint(1, 3)
         alive = [processes.Process(target=explain, args=(out, rank, size, 0.004)) for rank in range(size)]
