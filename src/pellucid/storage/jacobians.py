@@ -32,10 +32,10 @@ def jacobian_to_disk(
     """Write each image's Jacobian to a Zarr store (format 3), and return its folder `path`.
 
     The store is a group with the array `jacobian`, (image, *outputs, *inputs), which any Zarr reader and xarray can
-    open, even while it grows; `open_explanations(path).jacobian` does, too. Only one shard of images and its Jacobian is
-    in memory at a time; by default a shard takes about 32 MB before compression. A call after an interruption (or a full
-    disk) resumes at the first missing shard. All shards are computed with the native kernel, or all without it, as the
-    attribute `native` says. For data sets on several processes, see `explain_to_disk(…, jacobian=True)`.
+    open, even while it grows; `open_explanations(path).jacobian` does, too. Only one shard of images and its Jacobian
+    is in memory at a time; by default a shard takes about 32 MB before compression. A call after an interruption (or a
+    full disk) resumes at the first missing shard. All shards are computed with the native kernel, or all without it, as
+    the attribute `native` says. For data sets on several processes, see `explain_to_disk(…, jacobian=True)`.
 
     Args:
         model: as for `jacobian`.
