@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pellucid
 from attribution import network
-from pellucid.attribution.shapley_sampling import patches_of
+from pellucid.attribution._segments import patches_of
 
 Contest = tuple[float, float, Callable[[], Tensor], Callable[[], Tensor]]
 

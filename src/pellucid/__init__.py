@@ -6,7 +6,7 @@ from pellucid import errors
 from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
+    from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, function, methods
     from pellucid.diagnostics import LabelErrors, label_errors
     from pellucid.evaluation import Evaluation
     from pellucid.jacobians import (
@@ -50,6 +50,7 @@ __all__ = [
     "evaluate",
     "explain",
     "fit_density",
+    "function",
     "influence",
     "inspect",
     "jacobian",
@@ -88,6 +89,7 @@ __getattr__, __dir__ = lazy_exports(
         "evaluate": "pellucid.storage.evaluations",
         "explain": "pellucid.run.explaining",
         "fit_density": "pellucid.storage.densities",
+        "function": "pellucid.attribution",
         "influence": "pellucid.run.influences",
         "inspect": "pellucid.run.inspection",
         "jacobian": "pellucid.jacobians",

@@ -71,8 +71,11 @@ class Trials:
         """Compute the scores, (target, batch), from logits of the images."""
         return torch.stack([target.scores(logits) for target in self._targets])
 
-    def outcomes(self, maps: Tensor, copies: int, promised: Tensor | None = None) -> list[Outcome]:
-        """Return one outcome per target, from maps (target, batch, …) and their promised sums, (target, batch)."""
+    def outcomes(self, maps: Tensor, copies: int, promised: Tensor | None = None, **details: Tensor) -> list[Outcome]:
+        """Return one outcome per target, from maps (target, batch, …) and their promised sums, (target, batch).
+
+        `details` are additional results, (target, batch, …) each.
+        """
         spent = torch.full((len(self.images),), copies + 1, device=self.images.device)  # + 1: the unperturbed image
         return sharing(
             [
@@ -82,6 +85,7 @@ class Trials:
                     target.classes(self.logits),
                     None if promised is None else promised[number],
                     evaluations=spent,
+                    details={name: values[number] for name, values in details.items()},
                 )
                 for number, (target, relevance) in enumerate(zip(self._targets, maps, strict=True))
             ]
