@@ -91,6 +91,7 @@ def colored(count: int, size: int = 24) -> torch.Tensor:
     return (whole + 0.05 * torch.rand(count, 3, size, size, generator=source)).clamp(0, 1)
 
 
+@pytest.mark.integrations
 def test_superpixels_respect_edges_and_differ_between_images() -> None:
     pytest.importorskip("skimage")
     images = colored(2)
@@ -105,6 +106,7 @@ def test_superpixels_respect_edges_and_differ_between_images() -> None:
     assert torch.equal(superpixels_of(images[0] * 100 - 3, 16), first)  # whatever the range of the values
 
 
+@pytest.mark.integrations
 @pytest.mark.parametrize("name", ["shapley_sampling", "kernel_shap", "lime", "feature_ablation"])
 def test_superpixels_of_a_batch_equal_those_of_each_image(name) -> None:
     pytest.importorskip("skimage")

@@ -20,7 +20,7 @@ class ArrayFunction(nn.Module):
         super().__init__()
         self.call = call
 
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Run the function on copies of the inputs, (batch, …) each; return its outputs in the inputs' dtype."""
         tensors = [value for value in (*inputs, *named.values()) if isinstance(value, Tensor)]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):

@@ -148,18 +148,20 @@ def superpixels_of(image: Tensor, count: int) -> Tensor:
     return _mask_index(torch.as_tensor(labels, dtype=torch.int64, device="cpu"), image.shape)
 
 
-def scores_shown(trials: Trials, is_shown: Tensor, index: Tensor, update: Callable[[int], None]) -> Tensor:
+def scores_shown(
+    trials: Trials, is_shown: Tensor, index: Tensor, update: Callable[[int], None], done: int = 0
+) -> Tensor:
     """Compute the scores, (target, row, batch), of images with only some segments shown.
 
     `is_shown` is (row, segment); hidden segments take the values of the baseline. `update` receives the number of
-    finished rows.
+    finished rows, counted from `done`.
     """
     scores, device = [], trials.images.device
     index = index.to(device)
     for start in range(0, len(is_shown), trials.at_once):
         rows = is_shown[start : start + trials.at_once].to(device)
         scores.append(trials.scores(torch.where(rows[:, index][:, None], trials.images, trials.baseline)))
-        update(start + len(rows))
+        update(done + start + len(rows))
     return torch.cat(scores, 1)
 
 

@@ -47,7 +47,7 @@ class ShapleySampling(Segmented):
                 done = number * (count - 1)
                 path = [empty, trials.score[:, None]]
                 if count > 1:
-                    path.insert(1, scores_shown(trials, is_shown, index, lambda rows, done=done: update(done + rows)))
+                    path.insert(1, scores_shown(trials, is_shown, index, update, done))
                 # Differences of similar scores: float64 keeps their digits, and the sum telescopes exactly.
                 # A permutation repeats no index, so no addition is lost.
                 added[..., order] += torch.cat(path, 1).double().diff(dim=1).movedim(1, -1)
