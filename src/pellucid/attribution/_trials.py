@@ -27,8 +27,8 @@ model with several inputs, a tuple or dict holds one of these per input."""
 COPIES_AT_ONCE = 32
 """Perturbed images per forward pass; larger batches of images run one copy at a time."""
 CACHED_VALUES, FEWEST_COPIES = 200_000, 4
-"""On a CPU, a pass takes at most so many input values, so that its activations stay in the cache: 16 copies of 64×64 RGB
-images, and for larger images at least `FEWEST_COPIES`."""
+"""On a CPU, a pass takes at most so many input values, so that its activations stay in the cache: 16 copies of 64×64
+RGB images, and for larger images at least `FEWEST_COPIES`."""
 QUIET_SECONDS = 1.0
 """Work that finishes within this time shows no progress bar."""
 
