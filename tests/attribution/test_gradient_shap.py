@@ -36,6 +36,7 @@ def test_the_noise_averages_out_on_a_linear_model(counting) -> None:
     assert float(gap.abs().max()) < 5 * (0.3**2 + 1 / 12) ** 0.5 / 500**0.5
 
 
+@pytest.mark.slow
 def test_without_noise_it_converges_to_expected_gradients(network, images) -> None:
     references = images.flip(0) / 2
     options = {"references": references, "samples": 400}
