@@ -95,6 +95,7 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
             Column("baseline 1 (white)", "integrated_gradients", {"baseline": 1.0}),
             Column("4 steps", "integrated_gradients", {"steps": 4}),
             Column("expected_gradients", "expected_gradients"),
+            Column("gradient_shap", "gradient_shap"),
         ),
     ),
     "guided_backprop": (
@@ -160,6 +161,10 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
             Column("rise", "rise"),
             Column("rise, centred=False", "rise", {"centred": False}),
             Column("shapley_sampling", "shapley_sampling"),
+            Column("kernel_shap", "kernel_shap"),
+            Column("lime", "lime"),
+            Column("feature_ablation", "feature_ablation", {"patch": 4}),
+            Column("feature_permutation", "feature_permutation", {"patch": 4}),
         ),
     ),
     "attention": (

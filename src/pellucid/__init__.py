@@ -6,7 +6,7 @@ from pellucid import errors
 from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
+    from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, function, methods
     from pellucid.diagnostics import LabelErrors, label_errors
     from pellucid.evaluation import Evaluation
     from pellucid.jacobians import (
@@ -55,6 +55,7 @@ __all__ = [
     "explain",
     "explain_to_disk",
     "fit_density",
+    "function",
     "influence",
     "inspect",
     "jacobian",
@@ -97,6 +98,7 @@ __getattr__, __dir__ = lazy_exports(
         "explain": "pellucid.run.explaining",
         "explain_to_disk": "pellucid.run.to_disk.explain_to_disk",
         "fit_density": "pellucid.storage.densities",
+        "function": "pellucid.attribution",
         "influence": "pellucid.run.influences",
         "inspect": "pellucid.run.inspection",
         "jacobian": "pellucid.jacobians",

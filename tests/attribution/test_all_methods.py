@@ -20,7 +20,7 @@ pytestmark = [
     # FEW gives integrated gradients four points, which are too few for its sum
     pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning"),
 ]
-FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3, "masks": 6, "permutations": 2}
+FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3, "masks": 6, "permutations": 2, "coalitions": 150}
 CONTROLS = ("constant", "input", "random", "sobel")
 every_method = pytest.mark.parametrize("name", METHODS.names())
 each_path = pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "occlusion", "input"])
@@ -297,6 +297,7 @@ def test_complete_maps_sum_to_the_promised_total(name, dtype) -> None:
     logit = model(images)[:, 1].detach()
     promised = {
         "deeplift": logit - model(0 * images)[:, 1].detach(),
+        "kernel_shap": logit - model(0 * images)[:, 1].detach(),
         "shapley_sampling": logit - model(0 * images)[:, 1].detach(),
         "integrated_gradients": logit - model(0 * images)[:, 1].detach(),
         "deep_taylor": logit.clamp(min=0),
@@ -378,7 +379,7 @@ def test_an_alias_is_the_method_with_its_options() -> None:
         assert analyzer.method == create_analyzer(name, model, **preset).method
         assert analyzer.name == name
         for option, value in preset.items():  # explicit options override the preset
-            other = not value if isinstance(value, bool) else value * 2
+            other = not value if isinstance(value, bool) else "ridge" if value == "lasso" else value * 2
             assert getattr(create_analyzer(alias, model, **{option: other}).method, option) == other
 
 
@@ -397,6 +398,8 @@ def test_methods_are_listed_with_family_and_guarantees() -> None:
         assert method.promises <= {"complete", "class_specific", "deterministic"}
     assert {name for name, method in listed.items() if method.needs_fit} == {
         "expected_gradients",
+        "feature_permutation",
+        "gradient_shap",
         "pattern.attribution",
         "pattern.net",
     }

@@ -13,7 +13,10 @@ Every public file is one method or one family of methods, and registers itself i
 - `_fitting`: what methods learn from data; `_adapter`, `_tokens`, `_ids`, `_several`: models of token ids and of
   several inputs
 - `_baselines`: one baseline for all images, or one per image
+- `_references`: reference inputs that a method compares with
 - `_missing`, `_paths`: gradients, at a point and summed over points; `_trials`: scores of perturbed images
+- `_segments`: patches, superpixels and masks, which are shown or hidden together; `_function`: functions of arrays as
+  models (`function`)
 - `_class_activation`, `_layers`, `_axes`: class activation maps, their layers, and the layers' channel axes
 - `_places`: the position of each token in the image, to fold tokens to the plane
 
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
         without_warnings,
     )
     from pellucid.attribution._fitting import FittedState, images_in
+    from pellucid.attribution._function import function
     from pellucid.attribution._method import Attribution, Backward, Relevance, for_each_target
     from pellucid.attribution._subject import Subject
     from pellucid.attribution._target import Contrast, Question, Target, weighted
@@ -90,6 +94,7 @@ __all__ = [
     "check_method",
     "create_analyzer",
     "for_each_target",
+    "function",
     "images_in",
     "methods",
     "sharing",
@@ -145,6 +150,7 @@ _EXPORTS = {
         *("AmplificationWarning", "CompletenessWarning", "Explanation", "Outcome", "sharing", "without_warnings"),
     ),
     "_fitting": ("FittedState", "images_in"),
+    "_function": ("function",),
     "_method": ("Attribution", "Backward", "Relevance", "for_each_target"),
     "_subject": ("Subject",),
     "_target": ("Contrast", "Question", "Target", "weighted"),

@@ -10,7 +10,7 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Saliency": ("gradient", {"absolute": True}),  # captum's default is abs=True
     "InputXGradient": ("input_x_gradient", {}),
     "IntegratedGradients": ("integrated_gradients", {}),
-    "GradientShap": ("expected_gradients", {}),
+    "GradientShap": ("gradient_shap", {"noise": 0.0}),  # captum's default is stdevs=0
     "Deconvolution": ("deconvnet", {}),
     "GuidedBackprop": ("guided_backprop", {}),
     "DeepLift": ("deeplift", {}),
@@ -19,6 +19,10 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "GuidedGradCam": ("guided_grad_cam", {}),
     "Occlusion": ("occlusion", {}),
     "ShapleyValueSampling": ("shapley_sampling", {"patch": 1}),  # no patches, as in captum
+    "KernelShap": ("kernel_shap", {}),
+    "Lime": ("lime", {"surrogate": "lasso", "kernel_width": 1.0}),  # captum's defaults
+    "FeatureAblation": ("feature_ablation", {"patch": 1}),
+    "FeaturePermutation": ("feature_permutation", {"patch": 1}),
     # pytorch-grad-cam and torch-cam
     "CAM": ("cam", {}),
     "GradCAM": ("grad_cam", {}),

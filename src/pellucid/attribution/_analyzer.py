@@ -20,6 +20,7 @@ from pellucid.attribution._explanation import (
     Outcome,
 )
 from pellucid.attribution._fitting import Batches, FittedState
+from pellucid.attribution._function import ArrayFunction, check_suits_function
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._several import FromInputs, Packing
 from pellucid.attribution._subject import Subject
@@ -59,7 +60,8 @@ def create_analyzer(
     the logits before the model's final softmax. `embedding` names the token embedding if a model applies several to its
     token ids. Method names from captum and iNNvestigate also work.
 
-    `model` is a module, or a program from `torch.export`. Models inside `torch.compile`, DataParallel and
+    `model` is a module, a program from `torch.export`, or a `pellucid.function` of NumPy arrays, for methods that only
+    need its outputs. Models inside `torch.compile`, DataParallel and
     DistributedDataParallel are unwrapped, so layers have the names that they have in the original model.
 
     Raises `UnknownName` for an unknown method, and `ConfigError` for an unknown option or an invalid value.
@@ -108,6 +110,9 @@ class Analyzer:
         for option, value, kinds in (("unwrap_softmax", unwrap_softmax, bool), ("embedding", embedding, str | None)):
             if not isinstance(value, kinds):
                 raise ConfigError(f"{option} is {value!r}; expected {'True or False' if kinds is bool else 'a name'}.")
+        if isinstance(model, ArrayFunction):
+            agnostic = [] if method.is_model_agnostic else _model_agnostic()
+            check_suits_function(name, method.is_model_agnostic, unwrap_softmax, agnostic)
         self.method = method
         self.model = model
         self.name = name
@@ -185,7 +190,10 @@ class Analyzer:
             explained = [Explanation.of(outcome, one, self.method, self.name) for outcome, one in pairs]
             explanation = Explanation.stack(explained) if isinstance(target, str) else explained[0]
             if not isinstance(inputs, Tensor):
-                explanation = replace(explanation, relevance=inputs.unpacked(explanation.relevance))
+                errors = explanation.details.get("standard_error")
+                details = {} if errors is None else {"standard_error": inputs.unpacked(errors)}
+                relevance = inputs.unpacked(explanation.relevance)
+                explanation = replace(explanation, relevance=relevance, details={**explanation.details, **details})
             explanation = replace(explanation, inputs=_copied(inputs), unit=_unit(explanation.unit, inputs))
         worst = float(explanation.amplification.max())
         if worst > WARN_ABOVE:
@@ -298,7 +306,9 @@ class Analyzer:
 
     def _received(self, x: Any) -> Received:
         """Convert the inputs of a call. Raises `ShapeError` for anything that is not made of numbers."""
-        inputs = as_inputs(x, self._subject.model)
+        # A function, which has no dtype, takes arrays in their own.
+        model: Any = self._subject.model
+        inputs = as_inputs(x, model.call if isinstance(model, ArrayFunction) else model)
         if isinstance(inputs, Tensor):
             return inputs
         if inputs.floats:
@@ -381,6 +391,11 @@ class Analyzer:
     def _from_embedding(self) -> FromEmbedding:
         assert isinstance(self._tokens.model, FromEmbedding)
         return self._tokens.model
+
+
+def _model_agnostic() -> list[str]:
+    """Names of the methods, other than controls, that only need a model's outputs."""
+    return [name for name, entry in METHODS.items() if entry.is_model_agnostic and entry.family != "control"]
 
 
 def _copied(inputs: Received) -> Any:

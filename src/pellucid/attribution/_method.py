@@ -47,6 +47,10 @@ class Attribution(Options):
     takes_several_inputs: ClassVar[bool] = True
     """True if the method explains models with several inputs, whose values it receives as rows, (batch, value);
     `Subject.packing` knows which values belong to which input."""
+    takes_tokens: ClassVar[bool] = True
+    """True if the method explains models of token ids, whose embeddings, (1, token, feature), it receives."""
+    is_model_agnostic: ClassVar[bool] = False
+    """True if the method only needs the model's outputs, so that it also explains a `pellucid.function` of arrays."""
     remedy: ClassVar[str] = (
         "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or choose a method "
         "whose relevances cancel less, such as 'lrp.gamma'."
