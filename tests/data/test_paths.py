@@ -95,7 +95,7 @@ def test_images_beside_class_folders_are_reported(flat: Path) -> None:
     (flat / "cat").mkdir()
     (flat / "0.png").rename(flat / "cat" / "0.png")
     assert open_data(f"folder:{flat}", Request(flat)).test.remark.endswith(
-        "5 images beside the class folders are left out"
+        "5 images next to the class folders are left out"
     )
 
 

@@ -116,7 +116,7 @@ def test_an_archive_that_is_cut_off_is_incomplete(tmp_path: Path) -> None:
 def test_two_archives_in_one_file_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar", [file("a")], "ustar")
     path.write_bytes(path.read_bytes()[:2048] + path.read_bytes())
-    with pytest.raises(DataError, match="goes on after its end at byte 1,024"):
+    with pytest.raises(DataError, match="has more data after its end at byte 1,024"):
         contents(path)
 
 

@@ -253,8 +253,8 @@ def test_missing_files_and_options_are_named(shards: Path, tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="has no .tar files"):
         opened(tmp_path / "empty")
-    with pytest.raises(UnknownName, match="no option of this data set 'lable'"):
-        opened(f"{shards}?lable=cls")
+    with pytest.raises(UnknownName, match="no option of this data set 'labels'"):
+        opened(f"{shards}?labels=cls")
 
 
 def test_the_fingerprint_does_not_depend_on_the_place(shards: Path, tmp_path: Path) -> None:

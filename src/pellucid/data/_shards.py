@@ -40,7 +40,7 @@ def by_part(files: Sequence[Path], root: Path) -> dict[str, list[Path]]:
 
 
 def expand(pattern: str, suffix: str) -> tuple[Path, list[Path]]:
-    """Return the files that a pattern stands for, and the folder that contains them all.
+    """Return the files that a pattern matches, and the folder that contains them all.
 
     A pattern is a file, a folder (all files below it), a path with `*`, or one with braces: `{000..009}` and `{a,b}`.
     Files are sorted, except those of braces, which keep their order.
@@ -59,7 +59,7 @@ def expand(pattern: str, suffix: str) -> tuple[Path, list[Path]]:
         else:
             files.append(Path(each))
         if len(files) > MOST_FILES:
-            raise DataError(f"{pattern} stands for more than {MOST_FILES:,} files; check the numbers in braces.")
+            raise DataError(f"{pattern} matches more than {MOST_FILES:,} files; check the numbers in braces.")
     missing = [file for file in files if not file.is_file()]
     if missing:
         of = f" ({len(missing):,} of {len(files):,} are missing)" if len(files) > 1 else ""

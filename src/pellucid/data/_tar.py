@@ -104,8 +104,8 @@ class Members:
         self.file.seek(position)
         if any(self.file.read(1 << 16)):
             raise DataError(
-                f"{self.path} goes on after its end at byte {position:,}, like two archives in one file; join them "
-                "with tar --concatenate."
+                f"{self.path} has more data after its end at byte {position:,}, like two archives in one file; "
+                "join them with tar --concatenate."
             )
 
     def _number(self, field: bytes, position: int) -> int:

@@ -50,7 +50,7 @@ class _Part:
     classes: tuple[str, ...]
     """Names of its class folders, sorted, so that class indices do not depend on the file system."""
     pictures: int
-    """Number of images beside the class folders."""
+    """Number of images next to the class folders."""
 
     @classmethod
     def listed(cls, path: Path) -> "_Part":
@@ -109,7 +109,7 @@ def _remark(part: _Part) -> str:
     if not part.classes or not part.pictures:
         return ""
     one = part.pictures == 1
-    return f"{part.pictures:,} image{'' if one else 's'} beside the class folders {'is' if one else 'are'} left out"
+    return f"{part.pictures:,} image{'' if one else 's'} next to the class folders {'is' if one else 'are'} left out"
 
 
 @dataclass(frozen=True, eq=False)
