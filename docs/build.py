@@ -46,6 +46,7 @@ GUIDES = {
     "rules": ROOT / "docs" / "rules.md",
     "explain": ROOT / "docs" / "explain.md",
     "report": ROOT / "docs" / "report.md",
+    "stored": ROOT / "docs" / "stored.md",
     "compare": ROOT / "docs" / "compare.md",
     "targets": ROOT / "docs" / "targets.md",
     "coverage": ROOT / "docs" / "coverage.md",

@@ -48,7 +48,7 @@ def test_any_index_reads_the_same_rows_as_an_array(store: Path, seed: int) -> No
     stored = open_explanations(store).select()
     maps = rows["relevance"][READABLE]
     picked = draw.integers(-len(stored), len(stored), size=draw.integers(1, 30))
-    start, stop, step = sorted(draw.integers(0, 18, 2).tolist())[:2] + [int(draw.integers(1, 4))]
+    (start, stop), step = sorted(draw.integers(0, 18, 2).tolist()), int(draw.integers(1, 4))
     mask = draw.random(len(stored)) < 0.5
     for index in (picked, slice(start, stop, step), slice(None, None, -2), mask, [], np.array([0])):
         wanted = maps[np.asarray(index, np.int64) if isinstance(index, list) else index]

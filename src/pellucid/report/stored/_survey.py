@@ -142,7 +142,7 @@ def _add_maps(made: Survey, part: StoredExplanations, variables: set[str]) -> No
         jacobian = part.jacobian[:].sum(2)  # over the channels
         count = jacobian.shape[1]
         if made.means is None:
-            made.means = MeanMaps(kept_size(*jacobian.shape[2:], 2 * count), count, 1)
+            made.means = MeanMaps(kept_size(jacobian.shape[2], jacobian.shape[3], 2 * count), count, 1)
             made.grouping = "output"
         for number in range(count):
             made.means.add(jacobian[:, number : number + 1], np.full(len(jacobian), number))
@@ -154,7 +154,9 @@ def _add_relevance(made: Survey, part: StoredExplanations) -> None:
     maps = maps.sum(2)  # over the channels
     if made.means is None:
         count = len(part.classes)
-        made.means = MeanMaps(kept_size(*maps.shape[2:], 2 * count * len(part.methods)), count, len(part.methods))
+        made.means = MeanMaps(
+            kept_size(maps.shape[2], maps.shape[3], 2 * count * len(part.methods)), count, len(part.methods)
+        )
         made.grouping = "true class" if made.stored.settings.get("target") == "label" else "predicted class"
     groups = part.labels if made.grouping == "true class" else part.predictions
     made.means.add(maps, groups)

@@ -44,7 +44,10 @@ def _chart(method: str, counts: np.ndarray) -> dict[str, Any]:
     """Return a histogram: the number of images in each bin, and in words."""
     total, most = int(counts.sum()), max(1, int(counts.max()))
     bars = [
-        {"height": round(100 * int(count) / most, 2), "text": f"{_bin(place)}: {int(count):,} images"}
+        {
+            "height": round(100 * int(count) / most, 2),
+            "text": f"{_bin(place)}: {int(count):,} image{'' if count == 1 else 's'}",
+        }
         for place, count in enumerate(counts)
     ]
     above = {share: int(counts[np.searchsorted(EDGES, share, "right") :].sum()) for share in (0.01, 0.1)}
@@ -93,9 +96,9 @@ def extremes(made: Survey) -> Section | None:
         kind="grid",
         title="Least and most faithful images",
         label="Extremes",
-        lead=f"Images whose maps miss the promised sum by most, then those that miss it by least, by {DEFINITION}; then "
-        "residual and promised sum in logits. All maps of a column share one scale; red pixels are evidence for the "
-        "explained class, blue ones against it.",
+        lead=f"Images whose maps miss the promised sum by most, then those that miss it by least, by {DEFINITION}. "
+        "Beside each: residual and promised sum in logits. All maps of a column share one scale; red pixels are "
+        "evidence for the explained class, blue ones against it.",
         data={"size": size, "sheets": sheets, "pool": list(pool), "switch": "Ordered by"},
         hook="",
     )

@@ -31,7 +31,10 @@ def mean_maps(made: Survey) -> Section | None:
                       meaning=f"{name}: {'mean relevance' if signed else 'mean of the absolute relevance'}, {unit}")
             )  # fmt: skip
             columns.append({"text": name, "detail": label})
-    rows = [{"text": made.classes[number], "detail": f"{counts[number]:,} images"} for number in chosen.tolist()]
+    rows = [
+        {"text": made.classes[number], "detail": f"{counts[number]:,} image{'' if counts[number] == 1 else 's'}"}
+        for number in chosen.tolist()
+    ]
     frame = Frame("", rows=rows, columns=columns, blocks=blocks)
     pool = dict[str, int]()
     size = tile_size([frame])
