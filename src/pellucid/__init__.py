@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from pellucid.run.explaining import explain
     from pellucid.run.influences import influence
     from pellucid.run.inspection import inspect
+    from pellucid.run.to_disk.explain_to_disk import explain_to_disk
     from pellucid.run.watcher import Watcher, watch
     from pellucid.storage.densities import fit_density, load_density
     from pellucid.storage.evaluations import evaluate
+    from pellucid.storage.explanations import StoredExplanation, StoredExplanations, open_explanations
     from pellucid.storage.fitted import load_fitted, save_fitted
     from pellucid.storage.jacobians import jacobian_to_disk
     from pellucid.storage.prototypes import prototypes
@@ -40,6 +42,8 @@ __all__ = [
     "LabelErrors",
     "Method",
     "Run",
+    "StoredExplanation",
+    "StoredExplanations",
     "Watcher",
     "augment",
     "build_native",
@@ -49,6 +53,7 @@ __all__ = [
     "errors",
     "evaluate",
     "explain",
+    "explain_to_disk",
     "fit_density",
     "influence",
     "inspect",
@@ -63,6 +68,7 @@ __all__ = [
     "load_fitted",
     "load_run",
     "methods",
+    "open_explanations",
     "prototypes",
     "save_fitted",
     "transposed_product",
@@ -79,6 +85,8 @@ __getattr__, __dir__ = lazy_exports(
         "LabelErrors": "pellucid.diagnostics",
         "Method": "pellucid.attribution",
         "Run": "pellucid.storage.runs",
+        "StoredExplanation": "pellucid.storage.explanations",
+        "StoredExplanations": "pellucid.storage.explanations",
         "Watcher": "pellucid.run.watcher",
         "augment": "pellucid.jacobians",
         "build_native": "pellucid.jacobians",
@@ -87,6 +95,7 @@ __getattr__, __dir__ = lazy_exports(
         "create_analyzer": "pellucid.attribution",
         "evaluate": "pellucid.storage.evaluations",
         "explain": "pellucid.run.explaining",
+        "explain_to_disk": "pellucid.run.to_disk.explain_to_disk",
         "fit_density": "pellucid.storage.densities",
         "influence": "pellucid.run.influences",
         "inspect": "pellucid.run.inspection",
@@ -101,6 +110,7 @@ __getattr__, __dir__ = lazy_exports(
         "load_fitted": "pellucid.storage.fitted",
         "load_run": "pellucid.storage.runs",
         "methods": "pellucid.attribution",
+        "open_explanations": "pellucid.storage.explanations",
         "prototypes": "pellucid.storage.prototypes",
         "save_fitted": "pellucid.storage.fitted",
         "transposed_product": "pellucid.jacobians",

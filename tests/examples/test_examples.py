@@ -31,7 +31,7 @@ def test_train_and_utilise_then_load_a_trained_model(tmp_path: Path) -> None:
     deviation = re.search(r"float64: ([\d.e-]+)", output)
     assert deviation is not None
     assert float(deviation[1]) < 1e-5
-    assert (tmp_path / "jacobian.zarr" / ".zarray").is_file()
+    assert (tmp_path / "jacobian.zarr" / "zarr.json").is_file()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 Every public file is one method or one family of methods, and registers itself in `METHODS`. The others are shared:
 
 - `_analyzer`: `create_analyzer` and `Analyzer`, which checks a call; `_call`: splits it into batches, runs the method
+- `_together`: several methods on the same images, sharing forward passes
 - `_aliases`: the names that other libraries use for the methods
 - `_target`: what is explained (`Target`, `Contrast`, `Question`); `_subject`: the explained model (`Subject`)
 - `_explanation`: results, of a method (`Outcome`) and of a call (`Explanation`); `_finite`: diagnosis of NaN in them

@@ -36,7 +36,7 @@ from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.operations.layers import fast_max_pool
 from pellucid.engine.outputs import choose_output
 from pellucid.engine.relevance import Propagation, fold_batch_norms, folded, propagate, propagate_along, record
-from pellucid.engine.tape import Tape
+from pellucid.engine.tape import Tape, Unknown
 from pellucid.engine.wrapping import check_hidden_norms, check_model, holds_script, is_probabilities
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ __all__ = ["Subject"]
 
 T = TypeVar("T")
 
+_UNKNOWN = "tape with operations that have no rule"
 CACHED_BYTES, MOST_PASSES_IN_ONE = 4_000_000, 4
 """Tensors up to `CACHED_BYTES` stay in the CPU cache along with everything else a forward pass keeps. For models with
 only such tensors, up to `MOST_PASSES_IN_ONE` batches of the usual size run as one."""
@@ -113,12 +114,19 @@ class Subject:
         """Compute something about the images, or return what an earlier method has computed; see `keeping_passes`."""
         if self._kept is None:
             return compute()
-        key = (what, images.data_ptr(), images.shape, images.stride(), images.dtype)
+        key = self._key(what, images)
         if key not in self._kept:
             # with the images, so that their memory is not used for others
             self._kept[key] = compute(), images
         kept: T = self._kept[key][0]
         return kept
+
+    def _has(self, what: Hashable, images: Tensor) -> bool:
+        return self._kept is not None and self._key(what, images) in self._kept
+
+    @staticmethod
+    def _key(what: Hashable, images: Tensor) -> Hashable:
+        return (what, images.data_ptr(), images.shape, images.stride(), images.dtype)
 
     def _plain(self, images: Tensor) -> Tensor:
         """Return the logits of a plain forward pass without gradients."""
@@ -262,11 +270,20 @@ class Subject:
         if self._kept is None or self.box is not None:
             results = propagate(self.model, images, composite, seeds_of, question, box=self.box)
         else:
-            unknown = takes_unknown(composite)
-            tape = self.once(("tape", unknown), images, lambda: folded(self.model, images, question, unknown))
+            tape = self._folded(images, question, takes_unknown(composite))
             results = propagate_along(next(tape.copies(2)), composite, seeds_of, question)
         self.compare(images, results[0].logits)
         return results
+
+    def _folded(self, images: Tensor, question: Question, with_unknown: bool) -> Tape:
+        """Record a forward pass, or return that of an earlier method."""
+        # a pass that was recorded without them has no operations without a rule
+        if with_unknown and not self._has("tape", images):
+            tape = self.once(_UNKNOWN, images, lambda: folded(self.model, images, question, with_unknown=True))
+            if any(isinstance(node, Unknown) for node in tape.nodes):
+                return tape
+            return self.once("tape", images, lambda: tape)
+        return self.once("tape", images, lambda: folded(self.model, images, question))
 
     def multipliers(
         self, images: Tensor, baseline: Tensor, slopes_of: Callable[[Tensor], Sequence[Tensor]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pellucid.attribution._analyzer import Analyzer
 from pellucid.attribution._explanation import Explanation, without_warnings

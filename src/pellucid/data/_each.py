@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -43,8 +44,8 @@ def read_each(
     function from a label and the image's place to a class index, such as `match_classes(images, names).index`; by
     default, labels are indices or names of `images.classes`. Labels that are None or negative mean unlabeled.
 
-    Raises `ConfigError` for indices that are not ascending or outside the data set, and `DataError` if the data set as a
-    whole cannot be read any more, for example because its file is gone.
+    Raises `ConfigError` for indices that are not ascending or outside the data set, and `DataError` if the whole
+    data set cannot be read any more, for example because its file is gone.
 
     >>> import torch
     >>> from pellucid.data._items import Converter
@@ -70,9 +71,7 @@ def _check(images: LazyImages, indices: Sequence[int]) -> None:
     if images.total is None:
         raise DataError(f"{images.name} is a stream, whose images cannot be read by their positions.")
     is_ascending = (
-        indices.step > 0
-        if isinstance(indices, range)
-        else all(one < next_one for one, next_one in zip(indices, indices[1:], strict=False))
+        indices.step > 0 if isinstance(indices, range) else all(one < next_one for one, next_one in pairwise(indices))
     )
     if len(indices) and not (is_ascending and indices[0] >= 0 and indices[-1] < images.total):
         raise ConfigError(

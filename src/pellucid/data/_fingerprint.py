@@ -13,7 +13,7 @@ __all__ = ["fingerprint_of"]
 def fingerprint_of(images: LazyImages) -> str:
     """Return a SHA-256 that identifies the images of a data set without reading them.
 
-    Processes compare it to make sure that they work on the same images in the same order. It covers the kind of the data
+    Processes compare it to make sure that they work on the same images in the same order. It covers the kind of data
     set, the number of images, the labels and class names that are known without reading images, and what the source
     knows about its contents: names and sizes of files (of a folder with many files, the sizes of 10,000), keys, shapes
     and types of arrays. Paths above the data set and times of files are not part of it, so it is equal on machines that

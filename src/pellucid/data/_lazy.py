@@ -23,8 +23,8 @@ class Item(NamedTuple):
     label: Any
     """A class index; None or negative for an unlabeled image."""
     key: str = ""
-    """The image's identifier in its data set, equal on all machines: the path in a folder, with `/`, `FILE.parquet:ROW`,
-    `SHARD.tar/KEY`, or the index in an array; empty for the items of a stream."""
+    """The image's identifier in its data set, equal on all machines: its path in a folder, `FILE.parquet:ROW`,
+    `SHARD.tar/KEY`, or its index in an array; empty for the items of a stream."""
 
 
 def attempt(read: Callable[..., Any], *arguments: Any) -> Any:

@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from pellucid.core.errors import DataError
+from pellucid.core.files import is_shortage
 from pellucid.data._items import separate, split_batch
 from pellucid.data._known import known_classes, known_labels
 from pellucid.data._lazy import Item, LazyImages, OpenData, attempt
@@ -104,6 +105,8 @@ def _item(dataset: Any, index: int, place: str) -> Any:
     try:
         return dataset[index]
     except (Exception, SystemExit) as error:
+        if is_shortage(error):
+            raise
         raise DataError(f"{place} cannot be read: {type(error).__name__}: {error}.") from error
 
 

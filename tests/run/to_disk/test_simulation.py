@@ -62,7 +62,6 @@ def test_processes_that_do_not_know_of_each_other_part_ways() -> None:
     assert efficiency(processes, outcome, 2048) > 0.95
 
 
-@pytest.mark.xfail(reason="rank r of both jobs choose the same shards, so half of the work is done twice")
 def test_a_second_job_of_the_same_size_shares_the_work() -> None:
     processes = [*ranks(8), *ranks(8, begins=64.0)]
     outcome = Simulation(2048, seconds(1)).run(processes)

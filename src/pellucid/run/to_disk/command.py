@@ -8,7 +8,7 @@ from pellucid.config import ExplainConfig
 from pellucid.core.errors import PellucidError
 from pellucid.core.listing import parse_names
 from pellucid.core.terminal import print_error, print_line, silence
-from pellucid.data._open import open_data
+from pellucid.data._open import NO_TEST_PART, open_data
 from pellucid.data._source import Request as DataRequest
 from pellucid.models._class_names import read_class_names
 from pellucid.run.session import choose_device
@@ -70,7 +70,9 @@ def _explain(config: ExplainConfig, place: Place) -> int:
         classes=None if known is None else len(known),
         trust=config.trust,
     )
-    for notice in filter(None, (loaded.notice, data.test.remark)):
+    # without parts, every image is explained
+    remarks = data.test.remark.replace(NO_TEST_PART, "").removeprefix("; ")
+    for notice in filter(None, (loaded.notice, remarks)):
         print_line(f"Notice: {notice}")
     loaded.model.to(choose_device(config.device, World(place.rank, place.size, place.local_rank)))
     mean, std = network.normalization
@@ -115,15 +117,17 @@ def _described(job: Job, address: Address) -> Iterator[str]:
     """Yield the lines of a dry run, with the speed measured on one batch."""
     layout, source = job.layout, job.source
     yield f"Store: {address}, {layout.shards:,} shards of {layout.shard:,} images"
-    yield f"Images: {source.count:,} of {source.images.total or 0:,} in {source.images.name}, {_size(source.image_shape)}"
+    size = "×".join(map(str, source.image_shape))
+    yield f"Images: {source.count:,} of {source.images.total or 0:,} in {source.images.name}, {size}"
     yield f"Methods: {', '.join(job.analyzers) or 'none'}; target: {job.target}"
     total = 0
     for one in layout.variables:
         if one.values is None:
-            size = one.row_bytes * source.count
-            total += size
-            axes = " × ".join(f"{axis} {length:,}" for axis, length in zip(one.dimensions, (source.count, *one.row), strict=True))  # fmt: skip
-            yield f"  {one.name:<12} {one.dtype:<8} {axes:<60} {_bytes(size):>10}"
+            stored = one.row_bytes * source.count
+            total += stored
+            lengths = zip(one.dimensions, (source.count, *one.row), strict=True)
+            axes = " × ".join(f"{axis} {length:,}" for axis, length in lengths)
+            yield f"  {one.name:<12} {one.dtype:<8} {axes:<60} {_bytes(stored):>10}"
     per_shard = sum(one.values is None for one in layout.variables) + 1
     yield f"Size before compression: {_bytes(total)} in {layout.shards * per_shard:,} files"
     yield f"Forward passes: about {job.passes:,.0f} per image, {job.passes * source.count:,.0f} in total"
@@ -138,10 +142,6 @@ def _described(job: Job, address: Address) -> Iterator[str]:
     )
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
-
-
 def _bytes(count: float) -> str:
     """Return a size in a readable unit.
 
@@ -153,5 +153,3 @@ def _bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} PB"
-
-

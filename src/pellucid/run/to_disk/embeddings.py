@@ -22,7 +22,7 @@ class Embedder:
     def of(cls, model: nn.Module, image: Tensor, layer: str | None) -> "Embedder":
         """Find the embedding of a model, trying it on an image (1, …).
 
-        Raises `UnknownName` for a layer that the model does not have, and `ModelError` for a model without linear layer.
+        Raises `UnknownName` for a layer that the model does not have, and `ModelError` if it has no linear layer.
         """
         recorded = Recorded(model)
         tap = find_embedding(recorded, image, layer_in(recorded, layer))

@@ -52,9 +52,9 @@ def explain_to_disk(
     """Explain every image of a data set, and store the results as Zarr arrays (format 3).
 
     Any number of processes, on any number of machines, can make the same call: each begins with its own part of the
-    data and then helps the others. torchrun, SLURM and Kubernetes say which part that is; none of them is needed. A call
-    after an interruption computes only what is missing, with any number of processes, and the store is then equal, bit
-    for bit, to one that was never interrupted. See `docs/scale.md`.
+    data and then helps the others. torchrun, SLURM and Kubernetes say which part that is; none of them is needed. A
+    call after an interruption computes only what is missing, with any number of processes, and the store is then equal,
+    bit for bit, to one that was never interrupted. See `docs/scale.md`.
 
     Args:
         model: as for `explain`; it stays on its device, unchanged.
@@ -68,12 +68,14 @@ def explain_to_disk(
         jacobian: also store the derivative of every logit by every pixel.
         embeddings: also store the input of the last linear layer. Default: only if nothing else is computed.
         classes: class names by index. Default: those of the model's library or of the data.
-        mean, std, preprocess: as for `explain`.
+        mean: with `std`, the normalization of the model's input, as for `explain`.
+        std: see `mean`.
+        preprocess: preprocessing of files and PIL images, as for `explain`.
         dtype: type of the stored maps, "float32" or "float16"; the latter stores the rounding error of each map.
         limit: explain so many images, evenly spaced over the data set.
         shard: images per shard, the unit of work, of writing and of what an interruption loses. Default: about 32 MB.
-        threads: CPU threads of this process. Default: those of the store that is continued; in a new one, all cores, but
-            one for images of at most 64×64 pixels or if there are several processes.
+        threads: CPU threads of this process. Default: those of the store that is continued; in a new one, all cores,
+            but one for images of at most 64×64 pixels or if there are several processes.
 
     Returns the store, opened for reading; see `open_explanations`.
 
@@ -136,8 +138,8 @@ def prepared(
 
 
 def existing_settings(address: Address) -> dict[str, Any] | None:
-    """Return the settings of a store that others have begun; None if there is none. Raises `SaveError` for other files."""
-    attributes = ShardedStore._attributes_at(address)
+    """Return the settings of a store that was begun; None if there is none. Raises `SaveError` for other files."""
+    attributes = ShardedStore.attributes_at(address)
     return None if attributes is None else attributes.get("settings", {})
 
 

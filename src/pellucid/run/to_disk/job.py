@@ -20,10 +20,10 @@ from pellucid.jacobians import jacobian_report
 from pellucid.jacobians._native.decision import decided
 from pellucid.jacobians._native.job import expected_images
 from pellucid.run.explaining import DEFAULTS
-from pellucid.run.record import timestamp, versions
+from pellucid.run.record import versions
 from pellucid.run.to_disk.embeddings import Embedder
 from pellucid.run.to_disk.request import ALL, LABEL, Request, analyzers_for, options_of, resolve_target
-from pellucid.run.to_disk.source import Source, described_steps, floats_of
+from pellucid.run.to_disk.source import Source, floats_of
 from pellucid.storage.sharded import Layout, Variable
 
 __all__ = ["Job", "prepare"]
@@ -104,8 +104,10 @@ def prepare(
         raise ConfigError(f"got {len(names)} class names for a model with {count} outputs; pass one name per output.")
     classes = tuple(names or map(str, range(count)))
     target = resolve_target(request.target, classes, count)
-    if target == LABEL and source.images.unlabeled:
-        raise ConfigError(f"target is 'label', but there are no labels: {source.images.unlabeled}")
+    if target == LABEL and not source.has_labels:
+        raise ConfigError(
+            f"target is 'label', but {source.images.name} has no labels; explain the predicted class, or a named one."
+        )
     probe = _probe(model, image, logits, request, target, source.count, (existing or {}).get("jacobian_kernel"))
     variables = _variables(probe, request, target, source.image_shape, classes)
     batch = _batch(probe, image)
@@ -137,7 +139,6 @@ def prepare(
             "title": source.images.title,
             "machine": platform.machine(),
             "versions": versions(),
-            "begun": timestamp(),
         },
     }
     layout = Layout(source.count, shard, tuple(variables), attributes)

@@ -1,4 +1,4 @@
-"""This process's place among those of a job, as its launcher states it."""
+"""The place of a process among those of a job, as its launcher states it."""
 
 import os
 from collections.abc import Mapping

@@ -38,7 +38,8 @@ class Request:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ConfigError(f"{name} is {value!r}; expected a whole number from 1 on.")
-        if not isinstance(self.target, int | str) or isinstance(self.target, bool):
+        target: Any = self.target
+        if not isinstance(target, int | str) or isinstance(target, bool):
             raise ConfigError(
                 f"target is {self.target!r}; expected 'predicted', 'label', 'all', a class name or a class index."
             )
@@ -47,7 +48,9 @@ class Request:
     def wants_embeddings(self) -> bool:
         """True to store embeddings: if asked for, or if nothing else is."""
         is_bare = not self.jacobian and self.methods is not None and not self.listed
-        return is_bare or self.embedding_layer is not None if self.embeddings is None else self.embeddings
+        if self.embeddings is None:
+            return is_bare or self.embedding_layer is not None
+        return self.embeddings
 
     @property
     def listed(self) -> tuple[str | Analyzer, ...]:

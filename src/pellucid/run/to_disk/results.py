@@ -1,6 +1,6 @@
 """The results of one shard: every variable's rows, with the reason for each image that has none."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from pellucid.run.to_disk.source import labels_of
 __all__ = ["mark_of", "rows_of"]
 
 
-def rows_of(job: Job, reads: Sequence[Read], advanced: Any = lambda images: None) -> dict[str, np.ndarray]:
+def rows_of(job: Job, reads: Sequence[Read], advanced: Callable[[int], None] | None = None) -> dict[str, np.ndarray]:
     """Compute the rows of a shard from its images; `advanced` is called with the number of images that are done.
 
     An image that cannot be read, or whose results are NaN or infinite, has an `error` instead of results. Raises the
@@ -35,7 +35,8 @@ def rows_of(job: Job, reads: Sequence[Read], advanced: Any = lambda images: None
     for start in range(0, len(readable), job.batch):
         places = readable[start : start + job.batch]
         failures += _fill(job, reads, places, rows)
-        advanced(start + len(places))
+        if advanced is not None:
+            advanced(start + len(places))
     if failures and len(failures) == len(readable):
         raise failures[0]
     return rows
@@ -69,14 +70,15 @@ def _fill(job: Job, reads: Sequence[Read], places: list[int], rows: dict[str, np
     try:
         _compute(job, reads, places, rows)
         return []
-    except (ConfigError, DataError, PellucidError) as error:
+    except PellucidError as error:
         if isinstance(error, BuildError):
             raise
         if len(places) > 1:
             return [failure for place in places for failure in _fill(job, reads, [place], rows)]
         place = places[0]
         _clear(job, place, rows)
-        rows["error"][place] = " ".join(str(error).split())
+        # it was computed alone, as number 0
+        rows["error"][place] = " ".join(str(error).replace("image 0", "this image").split())
         return [error]
 
 
@@ -105,7 +107,9 @@ def _compute(job: Job, reads: Sequence[Read], places: list[int], rows: dict[str,
     rows["prediction"][places] = logits.argmax(1).cpu()
     if job.target != ALL:
         wanted = _wanted(job, rows, places, x)
-        rows["target"][places] = rows["prediction"][places] if wanted is None else np.asarray(torch.as_tensor(wanted).cpu())
+        rows["target"][places] = (
+            rows["prediction"][places] if wanted is None else np.asarray(torch.as_tensor(wanted).cpu())
+        )
     if job.jacobian:
         with _as_recorded(job):
             rows["jacobian"][places] = jacobian_report(job.model, x).jacobian.float().cpu()
@@ -136,15 +140,16 @@ def _rounded(maps: np.ndarray, dtype: str, method: str) -> np.ndarray:
     """Convert maps to the type in which they are stored. Raises `ConfigError` for values that float16 cannot hold."""
     if dtype == "float16" and np.abs(maps).max(initial=0) > np.finfo(np.float16).max:
         raise ConfigError(
-            f"{method} has values up to {np.abs(maps).max():.3g}, more than float16 can hold (65504); store the maps in "
-            "float32."
+            f"{method} has values up to {np.abs(maps).max():.3g}, more than float16 can hold (65504); store the maps "
+            "in float32."
         )
     return maps.astype(dtype)
 
 
 def _check_logits(logits: Tensor) -> None:
-    if not bool(logits.isfinite().all()):
-        raise DataError("the model returns logits with NaN or infinite values for this image")
+    # −∞ marks a masked class
+    if bool(logits.isnan().any() or logits.isposinf().any()):
+        raise DataError("the model returns logits with NaN or infinite values for image 0")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from pellucid.run.to_disk.place import Place
 __all__ = ["Marks", "Schedule"]
 
 
+@runtime_checkable
 class Marks(Protocol):
     """The marks of a store's complete shards, as the schedule sees them."""
 
@@ -26,9 +27,9 @@ class Marks(Protocol):
 class Schedule:
     """Yields the shards for a process to compute.
 
-    A process first takes its own part: shards `rank · n / size` to `(rank + 1) · n / size`, so that it reads the data in
-    order. Then it lists the marks and helps with what is missing, beginning at a place of its own in the list, so that
-    processes seldom choose the same shard. If two do, both write the same bytes, and only time is lost.
+    A process first takes its own part: shards `rank · n / size` to `(rank + 1) · n / size`, so that it reads the data
+    in order. Then it lists the marks and helps with what is missing, beginning at a place of its own in the list, so
+    that processes seldom choose the same shard. If two do, both write the same bytes, and only time is lost.
 
     >>> class None_:
     ...     def completed(self):
@@ -46,7 +47,7 @@ class Schedule:
     place: Place
     seed: int = 0
     """Distinguishes processes of different jobs that have the same rank."""
-    listed: Callable[[np.ndarray], None] = lambda completed: None
+    listed: Callable[[np.ndarray], None] | None = None
     """Called with every listing of the complete shards, such as for the progress."""
     _is_met: bool = field(default=False, init=False)
 
@@ -81,21 +82,23 @@ class Schedule:
         return number + 1 if not self._is_met and number + 1 in self.own else None
 
     def _completed(self) -> set[int]:
+        return set(self._list().tolist())
+
+    def _list(self) -> np.ndarray:
         completed = self.marks.completed()
-        self.listed(completed)
-        return set(completed.tolist())
+        if self.listed is not None:
+            self.listed(completed)
+        return completed
 
     def _missing(self) -> np.ndarray:
-        completed = self.marks.completed()
-        self.listed(completed)
+        completed = self._list()
         is_missing = np.ones(self.count, bool)
         is_missing[completed[completed < self.count]] = False
         return is_missing.nonzero()[0]
 
     def _chosen(self, missing: np.ndarray) -> Sequence[int]:
         """Return the missing shards in the order of this process."""
-        if self._is_met and self.place.size == 1:
-            # processes that do not know of each other
+        if self._is_met:  # a process of another job, which may have the same rank
             order: list[int] = np.random.default_rng(derive_seed(self.seed, len(missing))).permutation(missing).tolist()
             return order
         start = self.place.rank * len(missing) // self.place.size

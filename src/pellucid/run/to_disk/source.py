@@ -69,6 +69,12 @@ class Source:
             f"none of the first {min(count, PROBED)} images of {images.name} can be read; the last one: {read.problem}"
         )
 
+    @property
+    def has_labels(self) -> bool:
+        """False if it is known without reading images that none has a label."""
+        labels = self.images.labels
+        return not self.images.unlabeled and (labels is None or bool((labels >= 0).any()))
+
     def indices(self, rows: range) -> Sequence[int]:
         """Return the positions in the data set of the images to explain."""
         total = self.images.total or 0

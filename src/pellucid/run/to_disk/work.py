@@ -1,6 +1,6 @@
 """Compute shards until none is missing: read, explain, write, and report the progress of all processes."""
 
-import os
+import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,7 +74,7 @@ def finish_shards(store: ShardedStore, job: Job, place: Place) -> Finished:
     with track("explaining", store.images) as tracker, _Reader(job, store) as reader:
         progress = _Progress(store, tracker)
         # so that processes that do not know of each other part ways when they meet
-        schedule = Schedule(store, store.shards, place, seed=os.getpid(), listed=progress.listed)
+        schedule = Schedule(store, store.shards, place, seed=secrets.randbits(32), listed=progress.listed)
         for number in schedule.shards():
             reads = reader.take(number, schedule.upcoming(number))
             rows = rows_of(job, reads, progress.show)

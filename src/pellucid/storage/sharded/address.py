@@ -14,7 +14,7 @@ from pellucid.core.errors import SaveError
 
 __all__ = ["Address"]
 
-CONTINUE = "Finished shards are intact; repeat the call to continue."
+CONTINUE = " Finished shards are intact; repeat the call to continue."
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Address:
             errno.EACCES: "permission denied",
         }.get(number or 0, (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}")
         where = f"{self.text}/{key}" if key else self.text
-        return SaveError(f"{where} cannot be {done}: {reason}. {CONTINUE}")
+        return SaveError(f"{where} cannot be {done}: {reason.rstrip('.')}.{CONTINUE if done == 'written' else ''}")
 
     def _temporary(self, key: str, content: bytes) -> Path:
         """Write a new file beside the one named by `key`, and return its path."""

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -57,8 +58,9 @@ class Layout:
         """Number of shards; 0 if the number of images is not known."""
         return -(-(self.images or 0) // self.shard)
 
+    @cached_property
     def metadata(self) -> dict[str, bytes]:
-        """Return all files of an empty store, by key; `zarr.json` describes the group and everything in it."""
+        """All files of an empty store, by key; `zarr.json` describes the group and everything in it."""
         import zarr
         from zarr.storage import MemoryStore
 
@@ -75,11 +77,10 @@ class Layout:
             attributes={"long_name": "checksum of a complete shard's images; empty for a missing shard"},
             dimension_names=("shard",),
         )
-        if self.images is not None:
-            with warnings.catch_warnings():
-                # other libraries may ignore it, and then read the description of each array on its own
-                warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-                zarr.consolidate_metadata(group.store)
+        with warnings.catch_warnings():
+            # readers that do not know it read the description of each array on its own
+            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+            zarr.consolidate_metadata(group.store)
         return {key: content.to_bytes() for key, content in files.items()}
 
     def _create(self, group: Any, variable: Variable) -> None:

@@ -1,7 +1,7 @@
 """A store that processes on any number of machines fill together, without locks."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -32,29 +32,27 @@ class ShardedStore:
     # --- begin and open ----------------------------------------------------------------------------------------
 
     @classmethod
-    def join(
-        cls, address: Address, layout: Layout, explain: Callable[[str, Any, Any], str] | None = None
-    ) -> "ShardedStore":
+    def join(cls, address: Address, layout: Layout) -> "ShardedStore":
         """Begin a store, or join the one that other processes have begun with the same layout and attributes.
 
         Raises `SaveError` if the address holds something else, or a store with other settings, which it names.
         """
-        existing = cls._attributes_at(address)
+        existing = cls.attributes_at(address)
         if existing is None:
             names = [name for name in address.names() if not name.endswith(".partial")]
-            if names:
-                raise SaveError(
-                    f"{address} contains other files ({', '.join(sorted(names)[:3])}); choose a new folder."
-                )
-            files = layout.metadata()
+            # another process may have begun the store before the listing
+            existing = cls.attributes_at(address) if ROOT in names else None
+            if existing is None and names:
+                raise SaveError(_occupied(address, names))
+        if existing is None:
             # the first process to write this file decides; everything else follows from it
-            address.create(ROOT, files[ROOT])
-            existing = cls._attributes_at(address)
+            address.create(ROOT, layout.metadata[ROOT])
+            existing = cls.attributes_at(address)
         if existing is None:
             raise SaveError(f"{address} has vanished while it was being created; repeat the call.")
         differing = _differences(existing, json.loads(json.dumps(layout.attributes)))
         if differing:
-            lines = [(explain or _difference)(*one) for one in differing]
+            lines = [_difference(*one) for one in differing]
             raise SaveError(
                 f"{address} was begun with other settings: {'; '.join(lines)}. Use the same settings to continue it, "
                 "or choose another folder."
@@ -66,13 +64,17 @@ class ShardedStore:
     @classmethod
     def open(cls, address: Address) -> "ShardedStore":
         """Open an existing store. Raises `SaveError` if there is none."""
-        attributes = cls._attributes_at(address)
+        attributes = cls.attributes_at(address)
         if attributes is None:
             raise SaveError(f"{address} is not a store of explanations: it contains no {ROOT}.")
         return cls(address, attributes)
 
     @staticmethod
-    def _attributes_at(address: Address) -> dict[str, Any] | None:
+    def attributes_at(address: Address) -> dict[str, Any] | None:
+        """Return the attributes of the store at an address; None if there is none.
+
+        Raises `SaveError` for anything else that Zarr could read.
+        """
         content = address.read(ROOT)
         if content is None:
             return None
@@ -91,10 +93,10 @@ class ShardedStore:
         # the last entry is written last
         if self.address.read(f"{MARKS}/{ROOT}") is not None:
             return
-        for key, content in layout.metadata().items():
+        for key, content in layout.metadata.items():
             if key not in (ROOT, f"{MARKS}/{ROOT}"):
                 self.address.write(key, content)
-        self.address.write(f"{MARKS}/{ROOT}", layout.metadata()[f"{MARKS}/{ROOT}"])
+        self.address.write(f"{MARKS}/{ROOT}", layout.metadata[f"{MARKS}/{ROOT}"])
 
     # --- arrays ------------------------------------------------------------------------------------------------
 
@@ -167,7 +169,7 @@ class ShardedStore:
 
     def check_unchanged(self) -> None:
         """Raise `SaveError` if the store has vanished or been replaced, before anything is written beside it."""
-        if self._attributes_at(self.address) != self.attributes:
+        if self.attributes_at(self.address) != self.attributes:
             raise SaveError(
                 f"{self.address} has vanished or been replaced since this process joined it. Make it available again, "
                 "and repeat the call to continue."
@@ -181,16 +183,32 @@ class ShardedStore:
 
     def resize(self, images: int) -> None:
         """Set the number of rows that readers see, for a store whose length is not known in advance."""
-        import zarr
+        root = json.loads(self.address.read(ROOT) or b"{}")
+        described = root.get("consolidated_metadata", {}).get("metadata", {})
+        for name in self._writable:
+            record = json.loads(self.address.read(f"{name}/{ROOT}") or b"{}")
+            rows = -(-images // self.shard) if name == MARKS else images
+            if record["shape"][0] == rows:
+                continue
+            record["shape"][0] = rows
+            self.address.write(f"{name}/{ROOT}", _as_json(record))
+            if name in described:
+                described[name]["shape"] = record["shape"]
+        # last: it repeats the descriptions of the arrays
+        self.address.write(ROOT, _as_json(root))
 
-        with self.address.reporting("written"):
-            group = zarr.open_group(self.address.zarr_store(), mode="r+", zarr_format=3, use_consolidated=False)
-            for name, array in group.arrays():
-                rows = -(-images // self.shard) if name == MARKS else images
-                if (name == MARKS or _is_per_image(array)) and array.shape[0] != rows:
-                    record = json.loads(self.address.read(f"{name}/{ROOT}") or b"{}")
-                    record["shape"][0] = rows
-                    self.address.write(f"{name}/{ROOT}", json.dumps(record, indent=2).encode())
+
+def _as_json(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, indent=2).encode()
+
+
+def _occupied(address: Address, names: Sequence[str]) -> str:
+    if ".zarray" in names:
+        return (
+            f"{address} is an array of an earlier version of pellucid (Zarr format 2), which can be read with "
+            "pellucid.open_explanations, but not continued; choose a new folder."
+        )
+    return f"{address} contains other files ({', '.join(sorted(names)[:3])}); choose a new folder."
 
 
 def _is_per_image(array: Any) -> bool:
@@ -223,6 +241,7 @@ def _differences(existing: Mapping[str, Any], wanted: Mapping[str, Any], path: s
 
 
 def _difference(name: str, existing: Any, wanted: Any) -> str:
+    name = name.removeprefix("settings.")
     return f"{name} is {_short(existing)} there and {_short(wanted)} here"
 
 
