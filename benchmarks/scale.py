@@ -7,7 +7,7 @@ FOLDER holds MNIST's four .gz files. Parts, all of them by default, or those of 
 - `memory`: memory of a process over 200,000 generated images
 - `start`: the start of a process on a finished store of 100,000 shards
 - `ranks`: a simulation of 256 ranks with the schedule of pellucid and the times of shards of `memory_speed`
-- `kills`: `--kills N` times, torchrun and its processes are killed; the finished store equals an undisturbed one
+- `kills`: all processes of a job are killed `--kills N` times; the finished store equals an undisturbed one
 
 Readings are added to the file of `--json` (default: `benchmarks/results/scale.json`). The exit code is 1 if a bound is
 missed.

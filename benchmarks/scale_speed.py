@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pellucid import create_analyzer
 from pellucid.data._load import load_data
 from pellucid.data._source import Request
+from pellucid.models import build_model
 from pellucid.run.to_disk.explain_to_disk import explain_to_disk
 
 __all__ = ["METHODS", "Material", "compare_memory", "compare_processes", "mark_times"]
@@ -40,6 +41,11 @@ class Material:
         data = load_data("mnist", Request(Path(tempfile.mkdtemp()), mirrors=(str(folder),)))
         self.model: nn.Module = trained(data)
         self.pixels, self.labels = data.test.pixels, data.test.labels
+
+
+def network() -> nn.Module:
+    """Build the network that the processes load."""
+    return build_model("small_cnn", (1, 28, 28), 10)
 
 
 def mark_times(out: Path) -> list[float]:
@@ -97,13 +103,15 @@ def compare_processes(material: Material, count: int, rounds: int) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "weights.safetensors")
         save_file({name: one.contiguous() for name, one in material.model.state_dict().items()}, weights)
+        paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
         for number in range(rounds):
             for processes, speeds in readings.items():
                 out = Path(folder, f"{number}_{processes}.zarr")
                 flags = ["--weights", weights, "--data-dir", folder, "--limit", count, "--out", out]
                 run = subprocess.run(
                     [*_command(material.folder, processes), *map(str, flags)],
-                    check=False, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                    check=False, capture_output=True, text=True, env=environment,
                 )  # fmt: skip
                 assert run.returncode == 0, run.stderr
                 times = mark_times(out)
@@ -117,7 +125,7 @@ def _command(data: Path, processes: int) -> list[str]:
     """Return the command that explains MNIST, without the weights and the store."""
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     flags = {
-        "--model": "small_cnn", "--dataset": "mnist", "--mirror": str(data), "--methods": ",".join(METHODS),
+        "--model": "scale_speed:network", "--dataset": "mnist", "--mirror": str(data), "--methods": ",".join(METHODS),
         "--shard": str(SMALL_SHARD), "--threads": "1",
     }  # fmt: skip
     launcher = [] if processes == 1 else torchrun

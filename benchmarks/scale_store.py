@@ -5,7 +5,6 @@ Part of `scale.py`.
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -121,7 +120,7 @@ def start(shards: int) -> dict[str, Any]:
 
 
 def killed(kills: int) -> dict[str, Any]:
-    """Kill torchrun and its processes again and again, and compare the finished store with an undisturbed one."""
+    """Kill all processes of a job again and again, and compare the finished store with an undisturbed one."""
     draws, wrong = random.Random(0), []
     with tempfile.TemporaryDirectory() as folder:
         undisturbed, out = Path(folder, "undisturbed.zarr"), Path(folder, "maps.zarr")
@@ -131,17 +130,18 @@ def killed(kills: int) -> dict[str, Any]:
         total, complete = marks(undisturbed), []
         for number in range(kills):
             processes = draws.randint(1, 3)
-            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-            program = [killed_process.__file__, str(out), "99", str(Path(folder, "never"))]
-            process = subprocess.Popen(
-                [sys.executable, *launcher, *program], start_new_session=True, stderr=subprocess.DEVNULL
-            )
+            program = [sys.executable, killed_process.__file__, str(out), "99", str(Path(folder, "never"))]
+            alive = []
+            for rank in range(processes):
+                place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+                alive.append(subprocess.Popen(program, env=os.environ | place))
             aim = 1 + (number * (total - 2)) // kills
-            while marks(out) < aim and process.poll() is None:
+            while marks(out) < aim and alive[0].poll() is None:
                 time.sleep(0.002)
             time.sleep(draws.random() * 0.05)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            for one in alive:
+                one.kill()
+                one.wait()
             complete.append(marks(out))
             print(f"  kill {number + 1}: {processes} process(es), {complete[-1]} of {total} shards", flush=True)
         killed_process.explain(out)

@@ -54,6 +54,7 @@ GUIDES = {
     "prototypes": ROOT / "docs" / "prototypes.md",
     "your_model": ROOT / "docs" / "your_model.md",
     "your_data": ROOT / "docs" / "your_data.md",
+    "scale": ROOT / "docs" / "scale.md",
     "extending": ROOT / "docs" / "extending.md",
     "glossary": ROOT / "docs" / "glossary.md",
     "integrations": ROOT / "docs" / "integrations.md",

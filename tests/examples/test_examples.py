@@ -64,6 +64,17 @@ def test_explain_one_picture(tmp_path: Path) -> None:
     assert "for five rather than" in page
 
 
+@pytest.mark.slow
+def test_explain_a_folder(tmp_path: Path) -> None:
+    output = run("explain_a_folder.py", tmp_path, "200")
+    killed = re.search(r"(\d+) of 25 shards were complete", output)
+    assert killed is not None
+    assert 12 <= int(killed[1]) < 25
+    equal = re.search(r"(\d+) of (\d+) files are equal", output)
+    assert equal is not None
+    assert int(equal[1]) == int(equal[2]) > 25 * 10
+
+
 def check_watched(save: Path, least_accuracy: float) -> None:
     """Check the records of a watched training over two epochs that has learned something."""
     lines = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
