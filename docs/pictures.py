@@ -149,6 +149,10 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
             Column("grad_cam_pp", "grad_cam_pp"),
             Column("layer_cam", "layer_cam"),
             Column("layer_cam, earlier layer", "layer_cam", {"layer": "5"}),
+            Column("hires_cam", "hires_cam"),
+            Column("score_cam", "score_cam"),
+            Column("ablation_cam", "ablation_cam"),
+            Column("eigen_cam", "eigen_cam"),
             Column("guided_grad_cam", "guided_grad_cam"),
         ),
     ),
@@ -171,6 +175,7 @@ PICTURES: dict[str, tuple[str, tuple[Column, ...]]] = {
             Column("deeplift", "deeplift"),
             Column("lrp.epsilon", "lrp.epsilon"),
             Column("lrp.epsilon, runner-up", "lrp.epsilon", target="runner_up"),
+            Column("attention_rollout", "attention_rollout"),
         ),
     ),
     "controls": (

@@ -25,9 +25,11 @@ FEW = {"samples": 2, "steps": 4, "places": 2, "halvings": 2}
 FEW |= {"masks": 4, "permutations": 1, "patch": 32, "window": 32, "stride": 32}
 PATTERNS = dict.fromkeys(("pattern.attribution", "pattern.net"), "patterns are not defined for layer_norm")
 NO_POOLING = {"cam": "needs a network that ends in global average pooling"}
+NO_ATTENTION = {"attention_rollout": "has no attention layer"}
+WINDOWS = {"attention_rollout": r"the tokens of 'features.1.0.attn'.* are those of windows"}
 REFUSED = {
-    "ConvNeXt": PATTERNS | NO_POOLING,
-    "SwinTransformer": PATTERNS,
+    "ConvNeXt": PATTERNS | NO_POOLING | NO_ATTENTION,
+    "SwinTransformer": PATTERNS | WINDOWS,
     "VisionTransformer": PATTERNS | NO_POOLING,
 }
 """The methods that do not apply to a network, with their error messages."""
