@@ -272,7 +272,7 @@ def open_or_train(folder: Path, *flags: str) -> Material:
         train = [sys.executable, str(ROOT / "runner.py"), "--save", str(folder), "--hooks", "none", *flags]
         paths = os.pathsep.join([str(ROOT / "docs"), os.environ.get("PYTHONPATH", "")])
         subprocess.run(train, check=True, env={**os.environ, "PYTHONPATH": paths})  # noqa: S603
-    return open_run(folder)
+    return open_run(folder, trust=True)  # the transformer is a function of this file
 
 
 def main(arguments: list[str]) -> None:
