@@ -58,8 +58,8 @@ def open_run(folder: str | Path | None = None, images: int = 1000, *, trust: boo
     """Open the run in `folder`, by default `$PELLUCID_RUN` or else `save`, the output folder of `python runner.py`.
 
     Keeps at most `images` test images and as many training images. Raises `SaveError` if there is no run, and
-    `DataError` if the network classifies no image of some class correctly. `trust` allows the run to import the function
-    that it names as its model.
+    `DataError` if the network classifies no image of some class correctly. `trust` allows the run to import the
+    function that it names as its model.
     """
     folder = Path(folder or os.environ.get("PELLUCID_RUN") or ROOT / "save")
     run = pellucid.load_run(folder, trust=trust)
