@@ -97,7 +97,8 @@ def test_every_method_explains_them_and_keeps_its_guarantees(seen) -> None:
         relevance, residual = explanation.relevance, explanation.residual
         assert relevance.shape == images[:1].shape, name
         assert bool(relevance.isfinite().all()), name
-        assert float(relevance.std()) > 0 or name == "constant", name
+        is_empty = any("ReLU set their map to zero" in note for note in explanation.notes)
+        assert float(relevance.std()) > 0 or name == "constant" or is_empty, name
         torch.testing.assert_close(explanation.logits, logits, rtol=1e-3, atol=1e-4)
         summary = ""
         if residual is not None and name != "integrated_gradients":
