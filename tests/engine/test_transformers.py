@@ -22,7 +22,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vit_b_16": lambda: torchvision.models.vit_b_16(num_classes=10, image_size=64),
 }
 FEW = {"samples": 2, "steps": 4, "places": 2, "halvings": 2}
-FEW |= {"masks": 4, "permutations": 1, "patch": 32, "window": 32, "stride": 32}
+FEW |= {"masks": 4, "permutations": 1, "patch": 32, "window": 32, "stride": 32, "top_channels": 8}
 PATTERNS = dict.fromkeys(("pattern.attribution", "pattern.net"), "patterns are not defined for layer_norm")
 NO_POOLING = {"cam": "needs a network that ends in global average pooling"}
 NO_ATTENTION = {"attention_rollout": "has no attention layer"}
