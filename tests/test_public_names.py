@@ -48,14 +48,15 @@ NAMES = {
 }
 
 ENTRIES = {
-    "pellucid.attribution.METHODS": """cam constant deconvnet deep_taylor deep_taylor.bounded deeplift
-        excitation_backprop expected_gradients feature_ablation feature_permutation grad_cam grad_cam_pp gradient
-        gradient.baseline gradient_shap guided_backprop guided_grad_cam input input_x_gradient integrated_gradients
-        kernel_shap layer_cam lime lrp.alpha_1_beta_0 lrp.alpha_1_beta_0_ib lrp.alpha_2_beta_1 lrp.alpha_2_beta_1_ib
-        lrp.epsilon lrp.epsilon_gamma_box lrp.epsilon_plus_flat lrp.flat lrp.gamma lrp.sequential_preset_a
-        lrp.sequential_preset_a_flat lrp.sequential_preset_b lrp.sequential_preset_b_flat lrp.w_square lrp.z lrp.z_box
-        lrp.z_plus occlusion pattern.attribution pattern.net random rise sensitivity shapley_sampling simple_taylor
-        smoothgrad smoothgrad.squared smoothgrad.variance sobel""",
+    "pellucid.attribution.METHODS": """ablation_cam attention_rollout cam constant deconvnet deep_taylor
+        deep_taylor.bounded deeplift eigen_cam excitation_backprop expected_gradients feature_ablation
+        feature_permutation grad_cam grad_cam_pp gradient gradient.baseline gradient_shap guided_backprop
+        guided_grad_cam hires_cam input input_x_gradient integrated_gradients kernel_shap layer_cam lime
+        lrp.alpha_1_beta_0 lrp.alpha_1_beta_0_ib lrp.alpha_2_beta_1 lrp.alpha_2_beta_1_ib lrp.epsilon
+        lrp.epsilon_gamma_box lrp.epsilon_plus_flat lrp.flat lrp.gamma lrp.sequential_preset_a
+        lrp.sequential_preset_a_flat lrp.sequential_preset_b lrp.sequential_preset_b_flat lrp.w_square lrp.z
+        lrp.z_box lrp.z_plus occlusion pattern.attribution pattern.net random rise score_cam sensitivity
+        shapley_sampling simple_taylor smoothgrad smoothgrad.squared smoothgrad.variance sobel""",
     "pellucid.evaluation.METRICS": """completeness continuity deletion implementation_invariance infidelity insertion
         max_sensitivity parameter_randomisation pointing_game random_logit relevance_mass relevance_rank road roar
         selectivity sensitivity_n sparseness""",

@@ -29,10 +29,18 @@ ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "GradCAMPlusPlus": ("grad_cam_pp", {}),
     "GradCAMpp": ("grad_cam_pp", {}),
     "LayerCAM": ("layer_cam", {}),
+    "HiResCAM": ("hires_cam", {"relu": True}),  # pytorch-grad-cam applies a ReLU
+    "ScoreCAM": ("score_cam", {}),
+    "AblationCAM": ("ablation_cam", {}),
+    "EigenCAM": ("eigen_cam", {"centred": True, "relu": True}),  # pytorch-grad-cam centers and applies a ReLU
     # xplique and the papers
     "GradCAMPP": ("grad_cam_pp", {}),
     "Grad-CAM": ("grad_cam", {}),
     "Grad-CAM++": ("grad_cam_pp", {}),
+    "Score-CAM": ("score_cam", {}),
+    "Ablation-CAM": ("ablation_cam", {}),
+    "Eigen-CAM": ("eigen_cam", {}),
+    "AttentionRollout": ("attention_rollout", {}),
     "Guided Grad-CAM": ("guided_grad_cam", {}),
     "Rise": ("rise", {"centred": False}),
     "RISE": ("rise", {"centred": False}),  # the paper does not subtract the mean
