@@ -20,6 +20,7 @@ __all__ = [
     "Seed",
     "Threads",
     "Trust",
+    "address_flag",
     "check_device",
     "check_ranges",
     "expand_paths",
@@ -44,10 +45,25 @@ def path_flag(metavar: str) -> PrimitiveConstructorSpec[Path | None]:
     )
 
 
+def address_flag(metavar: str) -> PrimitiveConstructorSpec[str]:
+    """Parse a path that is not empty, or an address such as s3://bucket/maps.zarr, which a `Path` would change."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=_parse_address,
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+    )
+
+
 def _parse_path(words: list[str]) -> Path:
+    return Path(_parse_address(words))
+
+
+def _parse_address(words: list[str]) -> str:
     if not words[0].strip():
         raise ValueError("the path is empty; use . for the current folder")
-    return Path(words[0])
+    return words[0]
 
 
 Dataset = Annotated[str, flag("auto|mnist|digits|folder:PATH|FILE|torchvision:NAME|hf:NAME|MODULE:FUNCTION")]

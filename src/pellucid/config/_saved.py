@@ -12,6 +12,7 @@ from pellucid.config._flags import (
     Seed,
     Threads,
     Trust,
+    address_flag,
     check_device,
     check_ranges,
     expand_paths,
@@ -173,16 +174,11 @@ class ReportConfig:
     For a store of explanations (see `pellucid explain --dataset`), write a page about all of its images.
     """
 
-    run: Annotated[str, tyro.conf.Positional, flag("RUN|STORE.zarr")]
+    run: Annotated[str, tyro.conf.Positional, address_flag("RUN|STORE.zarr")]
     """Save folder of a run, or the address of a store. The report is written to RUN/report.html, with a summary in
     RUN/summary.png; that of STORE.zarr is written beside it, to STORE.html."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Open the page in the default browser."""
-
-    def __post_init__(self) -> None:
-        """Raise `ConfigError` for an empty path, which would be the current folder."""
-        if not self.run.strip():
-            raise ConfigError("the path is empty; use . for the current folder.")
 
 
 @dataclass(frozen=True)
