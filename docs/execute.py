@@ -18,14 +18,14 @@ SECONDS = 120
 """Timeout per cell."""
 
 
-def execute(notebook: Path, run: Path) -> nbformat.NotebookNode:
-    """Execute a notebook on the network of `run`; raises `CellExecutionError` if a cell fails."""
+def execute(notebook: Path, run: Path, folder: Path) -> None:
+    """Write to `folder` a copy executed on the network of `run`; raises `CellExecutionError` if a cell fails."""
     content = nbformat.read(notebook, as_version=4)
     nbformat.validate(content)
     environment = {**os.environ, "PELLUCID_RUN": str(run.resolve())}
     resources = {"metadata": {"path": str(notebook.parent)}}
     client = NotebookClient(content, timeout=SECONDS, resources=resources, coalesce_streams=True)
-    return client.execute(env=environment)
+    nbformat.write(client.execute(env=environment), folder / notebook.name)
 
 
 def train(run: Path, *flags: str) -> None:
@@ -40,7 +40,7 @@ def main(folder: Path, run: Path) -> None:
         train(run)
     folder.mkdir(parents=True, exist_ok=True)
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-        nbformat.write(execute(notebook, run), folder / notebook.name)
+        execute(notebook, run, folder)
         sys.stdout.write(f"{notebook.name}: executed\n")
 
 

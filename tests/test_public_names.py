@@ -13,15 +13,16 @@ from pellucid.config import FLAGS
 from pellucid.core.registry import Registry
 
 NAMES = {
-    "pellucid": """Analyzer Contrast Evaluation Explanation LabelErrors Method Run Unit Watcher augment build_native
-        check_jacobian compare create_analyzer errors evaluate explain fit_density influence inspect jacobian
-        jacobian_class_means jacobian_product jacobian_report jacobian_spectrum jacobian_to_disk label_errors
-        load_density load_fitted load_run methods prototypes save_fitted transposed_product watch""",
+    "pellucid": """Analyzer Contrast Evaluation Explanation LabelErrors Method Run StoredExplanation StoredExplanations
+        Unit Watcher augment build_native check_jacobian compare create_analyzer errors evaluate explain explain_to_disk
+        fit_density function influence inspect jacobian jacobian_class_means jacobian_product jacobian_report
+        jacobian_spectrum jacobian_to_disk label_errors load_density load_fitted load_run methods open_explanations
+        prototypes save_fitted transposed_product watch""",
     "pellucid.errors": """BuildError ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError
         ShapeError TrainingError UnknownName UnsupportedOperation WriteError""",
     "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution CompletenessWarning Contrast Display
-        Explanation Explanations FittedState FlowRow LayerExplanations Method RelevanceFlow check_method
-        create_analyzer methods""",
+        Explanation Explanations FittedState FlowRow LayerExplanations Method RelevanceFlow check_method create_analyzer
+        function methods""",
     "pellucid.jacobians": """Augmented ClassMeans JacobianCheck JacobianReport JacobianSpectrum augment build_native
         check_jacobian jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum
         transposed_product""",
@@ -48,15 +49,15 @@ NAMES = {
 }
 
 ENTRIES = {
-    "pellucid.attribution.METHODS": """cam conductance constant deconvnet deep_taylor deep_taylor.bounded deeplift
-        excitation_backprop expected_gradients grad_cam grad_cam_pp gradient gradient.baseline guided_backprop
-        guided_grad_cam input input_x_gradient integrated_gradients internal_influence layer_cam lrp.alpha_1_beta_0
-        lrp.alpha_1_beta_0_ib
-        lrp.alpha_2_beta_1 lrp.alpha_2_beta_1_ib lrp.epsilon lrp.epsilon_gamma_box lrp.epsilon_plus_flat lrp.flat
-        lrp.gamma lrp.sequential_preset_a lrp.sequential_preset_a_flat lrp.sequential_preset_b
-        lrp.sequential_preset_b_flat lrp.w_square lrp.z lrp.z_box lrp.z_plus occlusion pattern.attribution pattern.net
-        random rise sensitivity shapley_sampling simple_taylor smoothgrad smoothgrad.squared smoothgrad.variance
-        sobel""",
+    "pellucid.attribution.METHODS": """ablation_cam attention_rollout cam conductance constant deconvnet deep_taylor
+        deep_taylor.bounded deeplift eigen_cam excitation_backprop expected_gradients feature_ablation
+        feature_permutation grad_cam grad_cam_pp gradient gradient.baseline gradient_shap guided_backprop
+        guided_grad_cam hires_cam input input_x_gradient integrated_gradients internal_influence kernel_shap layer_cam
+        lime lrp.alpha_1_beta_0 lrp.alpha_1_beta_0_ib lrp.alpha_2_beta_1 lrp.alpha_2_beta_1_ib lrp.epsilon
+        lrp.epsilon_gamma_box lrp.epsilon_plus_flat lrp.flat lrp.gamma lrp.sequential_preset_a
+        lrp.sequential_preset_a_flat lrp.sequential_preset_b lrp.sequential_preset_b_flat lrp.w_square lrp.z lrp.z_box
+        lrp.z_plus occlusion pattern.attribution pattern.net random rise score_cam sensitivity shapley_sampling
+        simple_taylor smoothgrad smoothgrad.squared smoothgrad.variance sobel""",
     "pellucid.evaluation.METRICS": """completeness continuity deletion implementation_invariance infidelity insertion
         max_sensitivity parameter_randomisation pointing_game random_logit relevance_mass relevance_rank road roar
         selectivity sensitivity_n sparseness""",

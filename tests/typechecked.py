@@ -56,9 +56,15 @@ def evaluated(annotation: Any, names: dict[str, Any]) -> Any:
     holder = partial(int)
     holder.__annotations__ = {"it": annotation}
     try:
-        return get_type_hints(holder, names, include_extras=True)["it"]
+        found = get_type_hints(holder, names, include_extras=True)["it"]
     except Exception:  # noqa: BLE001
         return Any
+    return found if is_checkable(found) else Any
+
+
+def is_checkable(annotation: Any) -> bool:
+    """False for a protocol that isinstance refuses, because it is not decorated by `runtime_checkable`."""
+    return not getattr(annotation, "_is_protocol", False) or getattr(annotation, "_is_runtime_protocol", False)
 
 
 def names_axes(annotation: Any) -> bool:

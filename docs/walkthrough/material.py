@@ -54,14 +54,15 @@ class Picture:
         return to_png(self.figure)
 
 
-def open_run(folder: str | Path | None = None, images: int = 1000) -> Material:
+def open_run(folder: str | Path | None = None, images: int = 1000, *, trust: bool = False) -> Material:
     """Open the run in `folder`, by default `$PELLUCID_RUN` or else `save`, the output folder of `python runner.py`.
 
     Keeps at most `images` test images and as many training images. Raises `SaveError` if there is no run, and
-    `DataError` if the network classifies no image of some class correctly.
+    `DataError` if the network classifies no image of some class correctly. `trust` allows the run to import the
+    function that it names as its model.
     """
     folder = Path(folder or os.environ.get("PELLUCID_RUN") or ROOT / "save")
-    run = pellucid.load_run(folder)
+    run = pellucid.load_run(folder, trust=trust)
     config, record = run.config, json.loads((folder / "run.json").read_text(encoding="utf-8"))
     request = Request(
         folder=Path(config["data_dir"] or folder / "data"),

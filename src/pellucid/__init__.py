@@ -6,7 +6,7 @@ from pellucid import errors
 from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
+    from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, function, methods
     from pellucid.diagnostics import LabelErrors, label_errors
     from pellucid.engine import Unit
     from pellucid.evaluation import Evaluation
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from pellucid.run.explaining import explain
     from pellucid.run.influences import influence
     from pellucid.run.inspection import inspect
+    from pellucid.run.to_disk.explain_to_disk import explain_to_disk
     from pellucid.run.watcher import Watcher, watch
     from pellucid.storage.densities import fit_density, load_density
     from pellucid.storage.evaluations import evaluate
+    from pellucid.storage.explanations import StoredExplanation, StoredExplanations, open_explanations
     from pellucid.storage.fitted import load_fitted, save_fitted
     from pellucid.storage.jacobians import jacobian_to_disk
     from pellucid.storage.prototypes import prototypes
@@ -41,6 +43,8 @@ __all__ = [
     "LabelErrors",
     "Method",
     "Run",
+    "StoredExplanation",
+    "StoredExplanations",
     "Unit",
     "Watcher",
     "augment",
@@ -51,7 +55,9 @@ __all__ = [
     "errors",
     "evaluate",
     "explain",
+    "explain_to_disk",
     "fit_density",
+    "function",
     "influence",
     "inspect",
     "jacobian",
@@ -65,6 +71,7 @@ __all__ = [
     "load_fitted",
     "load_run",
     "methods",
+    "open_explanations",
     "prototypes",
     "save_fitted",
     "transposed_product",
@@ -81,6 +88,8 @@ __getattr__, __dir__ = lazy_exports(
         "LabelErrors": "pellucid.diagnostics",
         "Method": "pellucid.attribution",
         "Run": "pellucid.storage.runs",
+        "StoredExplanation": "pellucid.storage.explanations",
+        "StoredExplanations": "pellucid.storage.explanations",
         "Unit": "pellucid.engine",
         "Watcher": "pellucid.run.watcher",
         "augment": "pellucid.jacobians",
@@ -90,7 +99,9 @@ __getattr__, __dir__ = lazy_exports(
         "create_analyzer": "pellucid.attribution",
         "evaluate": "pellucid.storage.evaluations",
         "explain": "pellucid.run.explaining",
+        "explain_to_disk": "pellucid.run.to_disk.explain_to_disk",
         "fit_density": "pellucid.storage.densities",
+        "function": "pellucid.attribution",
         "influence": "pellucid.run.influences",
         "inspect": "pellucid.run.inspection",
         "jacobian": "pellucid.jacobians",
@@ -104,6 +115,7 @@ __getattr__, __dir__ = lazy_exports(
         "load_fitted": "pellucid.storage.fitted",
         "load_run": "pellucid.storage.runs",
         "methods": "pellucid.attribution",
+        "open_explanations": "pellucid.storage.explanations",
         "prototypes": "pellucid.storage.prototypes",
         "save_fitted": "pellucid.storage.fitted",
         "transposed_product": "pellucid.jacobians",

@@ -21,7 +21,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning"),
     pytest.mark.filterwarnings("ignore:conductance.*:pellucid.attribution.CompletenessWarning"),
 ]
-FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3, "masks": 6, "permutations": 2}
+FEW = {"samples": 3, "steps": 4, "places": 3, "halvings": 3, "masks": 6, "permutations": 2, "coalitions": 150}
+KINDS = ("gradient", "backward", "relevance", "class_activation", "attention", "perturbation", "control")
 CONTROLS = ("constant", "input", "random", "sobel")
 every_method = pytest.mark.parametrize("name", METHODS.names())
 each_path = pytest.mark.parametrize("name", ["gradient", "lrp.epsilon", "occlusion", "input"])
@@ -41,6 +42,34 @@ def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
     with torch.no_grad():
         model[-1].bias.copy_(torch.tensor([0.5, 0.8, 1.1]))  # positive logits, for deep_taylor
     return model.to(dtype).eval()
+
+
+class WithClassToken(nn.Module):
+    """Feature maps as tokens, after a class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Parameter(torch.rand(1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.start.expand(len(x), -1, -1), x.flatten(2).mT], 1)
+
+
+class ClassToken(nn.Module):
+    """The first token."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 0]
+
+
+def suiting(name: str, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """A network that the method explains: for attention rollout, a transformer over four patches."""
+    if name != "attention_rollout":
+        return network(dtype)
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, stride=3), nn.Identity(), WithClassToken()]
+    layers += [nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), nn.Identity(), ClassToken()]
+    return nn.Sequential(*layers, nn.Linear(8, 3), nn.Identity()).to(dtype).eval()
 
 
 def some(count: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -81,7 +110,7 @@ def contents(model: nn.Module) -> list[Tensor]:
 @every_method
 def test_map_has_the_shape_and_dtype_of_the_images(name) -> None:
     dtype = torch.float32  # the other tests run in float64
-    model, images = network(dtype), some(dtype=dtype)
+    model, images = suiting(name, dtype), some(dtype=dtype)
     analyzer = ready(name, model)
     explanation = analyzer.explain(images)
     relevance = explanation.relevance
@@ -99,7 +128,7 @@ def test_map_has_the_shape_and_dtype_of_the_images(name) -> None:
 
 @every_method
 def test_model_and_global_state_are_unchanged_even_after_an_error(name) -> None:
-    model, images = network(), some()
+    model, images = suiting(name), some()
     model.train()
     for place in (0, 1, 7):  # a convolution, the batch-norm and a rectifier are in eval mode, the rest is not
         model[place].eval()
@@ -136,7 +165,7 @@ def test_model_and_global_state_are_unchanged_even_after_an_error(name) -> None:
 
 @every_method
 def test_repeated_calls_are_bitwise_equal_in_any_context(name) -> None:
-    model, images = network(), some()
+    model, images = suiting(name), some()
     expected = ready(name, model).analyze(images, 1)
     assert expected.dtype == torch.float64
     analyzer = ready(name, copy.deepcopy(model).train())
@@ -156,7 +185,7 @@ def test_repeated_calls_are_bitwise_equal_in_any_context(name) -> None:
 def test_large_batch_equals_its_images_one_by_one(name, monkeypatch) -> None:
     monkeypatch.setattr(METHODS[name], "images_at_once", 2)
     monkeypatch.setattr(_subject, "MOST_PASSES_IN_ONE", 1)
-    model, images = network(), some(6)
+    model, images = suiting(name), some(6)
     targets = torch.arange(len(images)) % 3
     analyzer = ready(name, model)
     many = analyzer.explain(images, targets)
@@ -174,7 +203,7 @@ def test_large_batch_equals_its_images_one_by_one(name, monkeypatch) -> None:
 
 @every_method
 def test_equivalent_targets_give_equal_maps(name) -> None:
-    model, images = network(), some()
+    model, images = suiting(name), some()
     analyzer = ready(name, model)
     predicted = model(images).argmax(1)
     assert torch.equal(analyzer.analyze(images), analyzer.analyze(images, predicted.to(torch.int32)))
@@ -196,7 +225,7 @@ def test_list_of_classes_equals_the_tensor(name) -> None:
 
 @every_method
 def test_all_classes_equal_the_stack_of_single_classes(name) -> None:
-    model, images = network(), some()
+    model, images = suiting(name), some()
     analyzer = ready(name, model)
     together = analyzer.explain(images, "all")
     alone = [analyzer.explain(images, target) for target in range(3)]
@@ -222,7 +251,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 @every_method
 def test_contrast_is_the_difference_of_maps_for_linear_backward_passes(name) -> None:
-    model, images = network(), some()
+    model, images = suiting(name), some()
     analyzer, others = ready(name, model), torch.tensor([0, 0, 2])
     if name.startswith("deep_taylor"):
         with pytest.raises(ConfigError, match="deep_taylor only explains evidence for an output"):
@@ -243,12 +272,16 @@ def test_contrast_is_the_difference_of_maps_for_linear_backward_passes(name) -> 
 
 NOT_LINEAR = {
     *CONTROLS,
+    "ablation_cam",
+    "attention_rollout",
     "deconvnet",
+    "eigen_cam",
     "grad_cam",
     "grad_cam_pp",
     "guided_backprop",
     "guided_grad_cam",
     "layer_cam",
+    "score_cam",
     "sensitivity",
     "simple_taylor",
     "smoothgrad.squared",
@@ -298,6 +331,7 @@ def test_complete_maps_sum_to_the_promised_total(name, dtype) -> None:
     logit = model(images)[:, 1].detach()
     promised = {
         "deeplift": logit - model(0 * images)[:, 1].detach(),
+        "kernel_shap": logit - model(0 * images)[:, 1].detach(),
         "shapley_sampling": logit - model(0 * images)[:, 1].detach(),
         "integrated_gradients": logit - model(0 * images)[:, 1].detach(),
         "deep_taylor": logit.clamp(min=0),
@@ -352,7 +386,7 @@ def test_controls_ignore_the_class_and_the_weights(name) -> None:
 def test_the_seed_matters_unless_the_method_is_deterministic(name) -> None:
     has_seed = "seed" in {option.name for option in fields(METHODS[name])}
     assert has_seed != ("deterministic" in METHODS[name].promises)
-    model, images = network(), some()
+    model, images = suiting(name), some()
     explanation = ready(name, model).explain(images, 0)
     assert explanation.seed == (0 if has_seed else None)
     if has_seed:
@@ -379,7 +413,7 @@ def test_an_alias_is_the_method_with_its_options() -> None:
         assert analyzer.method == create_analyzer(name, model, **preset).method
         assert analyzer.name == name
         for option, value in preset.items():  # explicit options override the preset
-            other = not value if isinstance(value, bool) else value * 2
+            other = not value if isinstance(value, bool) else "ridge" if value == "lasso" else value * 2
             assert getattr(create_analyzer(alias, model, **{option: other}).method, option) == other
 
 
@@ -393,11 +427,13 @@ def test_methods_are_listed_with_family_and_guarantees() -> None:
     listed = {method.name: method for method in pellucid.methods()}
     assert list(listed) == sorted(METHODS)
     for method in listed.values():
-        assert method.family in ("gradient", "backward", "relevance", "class_activation", "perturbation", "control")
+        assert method.family in KINDS
         assert method.answers.strip()
         assert method.promises <= {"complete", "class_specific", "deterministic"}
     assert {name for name, method in listed.items() if method.needs_fit} == {
         "expected_gradients",
+        "feature_permutation",
+        "gradient_shap",
         "pattern.attribution",
         "pattern.net",
     }

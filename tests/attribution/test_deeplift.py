@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid import create_analyzer
-from pellucid.core.errors import ShapeError
+from pellucid.core.errors import ConfigError, ShapeError
 
 
 def network(activation: type[nn.Module], *between: nn.Module) -> nn.Module:
@@ -124,3 +124,31 @@ def test_max_pooling_routes_everything_to_the_larger_maximum(values, baseline, e
     images, base = torch.tensor([[values]]).double(), torch.tensor([baseline]).double()
     relevance = create_analyzer("deeplift", model, baseline=base).analyze(images, 0)
     torch.testing.assert_close(relevance, torch.tensor([[expected]]).double())
+
+
+@pytest.mark.filterwarnings("ignore")  # captum warns about its hooks
+def test_references_agree_with_captums_deeplift_shap(images) -> None:
+    model, targets = network(nn.ReLU, nn.AvgPool2d(2)), torch.tensor([0, 4, 2])
+    references = torch.rand(6, 1, 12, 12, generator=torch.Generator().manual_seed(3)).double()
+    theirs = captum.attr.DeepLiftShap(model).attribute(images, references, target=targets)
+    explanation = create_analyzer("deeplift", model, references=references).explain(images, targets, strict=True)
+    torch.testing.assert_close(explanation.relevance, theirs.detach(), rtol=1e-5, atol=1e-8)
+    change = model(images).gather(1, targets[:, None])[:, 0] - model(references).mean(0)[targets]
+    torch.testing.assert_close(explanation.expected, change.detach())
+    assert explanation.evaluations.tolist() == [6] * 3
+
+
+def test_the_mean_over_references_is_that_of_the_single_baselines(images) -> None:
+    model, references = network(nn.GELU, nn.MaxPool2d(2)), images.flip(0) / 3
+    together = create_analyzer("deeplift", model, references=references).explain(images, "all")
+    alone = [create_analyzer("deeplift", model, baseline=one).explain(images, "all") for one in references]
+    torch.testing.assert_close(together.relevance, torch.stack([one.relevance for one in alone]).mean(0))
+    torch.testing.assert_close(together.expected, torch.stack([one.expected for one in alone]).mean(0))
+
+
+def test_a_baseline_and_references_are_refused_together(images) -> None:
+    model = network(nn.ReLU)
+    with pytest.raises(ConfigError, match="deeplift got a baseline and references; pass one"):
+        create_analyzer("deeplift", model, baseline=0.5, references=images)
+    with pytest.raises(ShapeError, match=r"deeplift has 2 references of \(1, 5, 5\)"):
+        create_analyzer("deeplift", model, references=torch.rand(2, 1, 5, 5)).analyze(images)

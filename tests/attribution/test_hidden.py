@@ -209,6 +209,24 @@ def test_shapley_values_of_channels_sum_to_the_change_of_the_logit() -> None:
     torch.testing.assert_close(own.flatten(1), moved.flatten(1) * linear[2].weight[1].detach())
 
 
+@pytest.mark.parametrize("segments", ["slic", torch.zeros(10, 10, dtype=torch.int64)])
+def test_superpixels_and_masks_of_a_layer_are_refused(segments) -> None:
+    with pytest.raises(UnsupportedOperation, match="a hidden layer into channels"):
+        create_analyzer("shapley_sampling", residual(), segments=segments).analyze(some(), 1, to="2")
+
+
+def test_deeplift_averages_references_at_a_layer() -> None:
+    model, x, references = residual(), some(), some(5)[3:]
+    explained = create_analyzer("deeplift", model, references=references).explain(x, 1, to=["2", "3.bn2"], strict=True)
+    each = [create_analyzer("deeplift", model, baseline=one).explain(x, 1, to=["2", "3.bn2"]) for one in references]
+    for layer in ("2", "3.bn2"):
+        mean = torch.stack([one[layer].relevance for one in each]).mean(0)
+        torch.testing.assert_close(explained[layer].relevance, mean)
+    assert explained["3.bn2"].residual is None  # the skip connection bypasses it
+    change = model(x)[:, 1] - model(references)[:, 1].mean()
+    torch.testing.assert_close(explained["2"].relevance.flatten(1).sum(1), change.detach())
+
+
 def test_integrated_gradients_refine_each_image() -> None:
     explained = create_analyzer("integrated_gradients", residual(), tolerance=1e-3, steps=200).explain(
         some(), 1, to="2.bn2", strict=True

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pellucid import create_analyzer
-from pellucid.attribution.shapley_sampling import patches_of
+from pellucid.attribution._segments import patches_of
 from pellucid.core import terminal
 from pellucid.core.errors import ConfigError
 from pellucid.core.seeding import generator

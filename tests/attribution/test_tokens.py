@@ -92,8 +92,12 @@ def test_every_method_explains_token_ids_like_embeddings(name) -> None:
         with pytest.raises(ShapeError, match="sobel needs images"):
             create_analyzer(name, reader()).analyze(IDS)
         return
-    if METHODS[name].family in ("class_activation", "perturbation"):
+    if METHODS[name].family == "class_activation" or not METHODS[name].takes_tokens:
         with pytest.raises(UnsupportedOperation, match=f"{name} explains regions of an image"):
+            create_analyzer(name, reader()).analyze(IDS)
+        return
+    if name == "attention_rollout":
+        with pytest.raises(UnsupportedOperation, match="needs a transformer"):
             create_analyzer(name, reader()).analyze(IDS)
         return
     if name.startswith("pattern."):
@@ -108,8 +112,9 @@ def test_every_method_explains_token_ids_like_embeddings(name) -> None:
     assert torch.equal(explanation.target, model(ids).argmax(1))
     if explanation.residual is not None and name not in ("integrated_gradients", "conductance"):
         assert (explanation.residual.abs() < 1e-9 * explanation.relevance.flatten(1).abs().sum(1).clamp(min=1)).all()
-    if name != "expected_gradients":  # fitted on ids
-        alone = ready(name, After(model, ids[:1] != 0)).analyze(model.words(ids[:1]).detach())
+    if not METHODS[name].needs_fit:  # they are fitted on ids
+        tokens = {"patch": (1, WIDTH)} if "segments" in METHODS[name].__dataclass_fields__ else {}
+        alone = ready(name, After(model, ids[:1] != 0), **tokens).analyze(model.words(ids[:1]).detach())
         torch.testing.assert_close(explanation.relevance[:1], alone, rtol=1e-9, atol=1e-12)
 
 

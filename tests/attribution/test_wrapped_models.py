@@ -162,6 +162,8 @@ def test_maps_are_those_of_the_model_inside(wrapping) -> None:
 def test_maps_of_every_method_are_those_of_the_model_inside(wrapping) -> None:
     model = SAME[wrapping]()
     for name in METHODS.names():
+        if name == "attention_rollout":  # the model has no attention
+            continue
         torch.testing.assert_close(explained(name, model), expected(name), rtol=1e-9, atol=1e-12)
 
 

@@ -47,6 +47,8 @@ def network() -> nn.Sequential:
     return model
 
 
+WITHOUT_ATTENTION = [name for name in METHODS if name != "attention_rollout"]
+"""The methods that explain `network`."""
 MODEL, IMAGES, LABELS = network(), random(3, 1, 6, 6), torch.tensor([0, 1, 2])
 TRAINING = random(20, 1, 6, 6, seed=2), torch.arange(20) % 3
 TOKENS = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 3))
@@ -70,7 +72,7 @@ def work(model: nn.Module = MODEL) -> dict[str, Callable[[], object]]:
     ids, few = torch.tensor([[1, 2], [4, 5]]), ("continuity", "random_logit", "infidelity", "insertion")
     jacobian = pellucid.jacobian(model, IMAGES)
     return {
-        **{name: lambda name=name: ready(name, model).explain(IMAGES, 1) for name in METHODS},
+        **{name: lambda name=name: ready(name, model).explain(IMAGES, 1) for name in WITHOUT_ATTENTION},
         "list": lambda: create_analyzer("gradient", model).analyze(IMAGES, [0, 1, 2]),
         "contrast": lambda: create_analyzer("lrp.epsilon", model).explain(IMAGES, pellucid.Contrast(LABELS, 1)),
         "score": lambda: create_analyzer("gradient", model).explain(IMAGES, lambda logits: logits[:, 0] * logits[:, 1]),
@@ -240,7 +242,7 @@ def test_every_metric_and_density_stays_the_same(name: str, mixture, plainly_mea
 def test_tensors_made_in_inference_mode_are_explained(plain: dict[str, object]) -> None:
     with torch.inference_mode():
         images, labels, training = IMAGES.clone(), torch.tensor([1, 1, 1]), TRAINING[0].clone()
-    for name in METHODS:
+    for name in WITHOUT_ATTENTION:
         analyzer = ready(name, MODEL)
         analyzer = analyzer.fit([training]) if analyzer.method.needs_fit else analyzer
         assert_same(analyzer.explain(images, labels), plain[name], name)
@@ -391,7 +393,7 @@ class Casting(nn.Module):
 def uses_of(model: nn.Module) -> dict[str, Callable[[], object]]:
     """What shows derivatives or relevance; not finite differences on a control that runs nothing."""
     everything = work(MODEL)
-    names = [name for name in METHODS if name not in CONTROLS and name != "cam"]
+    names = [name for name in WITHOUT_ATTENTION if name not in CONTROLS and name != "cam"]
     assert set(names) < set(everything)
     return {
         **{name: lambda name=name: ready(name, model).analyze(IMAGES, 1) for name in names},

@@ -8,6 +8,9 @@ import torch
 
 from pellucid.core.errors import DataError, UnknownName
 from pellucid.data import DATASETS, RawData, Request, load_data
+from pellucid.data._each import read_each
+from pellucid.data._fingerprint import fingerprint_of
+from pellucid.data._items import Converter
 from pellucid.data._open import open_data
 from pellucid.data._sample import sample_data
 
@@ -139,5 +142,97 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=BYTES, labels=LABELS)
-    with pytest.raises(UnknownName, match="no option of this data set 'label'"):
+    with pytest.raises(UnknownName, match="no option of this data set 'label=y'"):
         open_data(f"{tmp_path / 'a.npz'}?label=y", Request(tmp_path))
+    with pytest.raises(UnknownName, match="no option of this data set 'labels'"):
+        open_data(f"{tmp_path / 'a.npz'}?labels=y", Request(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_arrays_without_labels(tmp_path: Path, suffix: str) -> None:
+    np.save(tmp_path / "a.npy", BYTES)
+    np.savez(tmp_path / "a.npz", images=BYTES)
+    path = tmp_path / f"a.{suffix}"
+    images = open_data(str(path), Request(tmp_path)).test
+    assert (images.total, images.labels) == (30, None)
+    assert [(item.key, item.label) for item in images.read([4, 17])] == [("4", None), ("17", None)]
+    with pytest.raises(DataError, match=f"no labels for .*a.{suffix}; save them as .* Only pellucid explain works"):
+        sample_data(images, limit=3)
+    np.save(tmp_path / "a_labels.npy", LABELS)
+    np.savez(tmp_path / "a.npz", images=BYTES, labels=LABELS)
+    assert open_data(str(path), Request(tmp_path)).test.labels is not None
+    assert open_data(f"{path}?label=none", Request(tmp_path)).test.labels is None
+
+
+def test_parts_without_labels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x_train=BYTES, x_test=BYTES[:7])
+    with pytest.raises(DataError, match="has the arrays x_train, x_test"):
+        open_data(str(tmp_path / "a.npz"), Request(tmp_path))
+    assert open_data(f"{tmp_path / 'a.npz'}?label=none", Request(tmp_path)).test.total == 7
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_archive_is_read_from_any_position(tmp_path: Path, save, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pellucid.data._inflate.SHORTEST", 20_000)
+    pixels = np.random.default_rng(0).integers(0, 4, (400, 16, 16), np.uint8)
+    save(tmp_path / "a.npz", other=pixels[:9], images=pixels, labels=np.arange(400))
+    images = open_data(str(tmp_path / "a.npz"), Request(tmp_path)).test
+    draws = np.random.default_rng(1)
+    for _ in range(20):
+        chosen = np.sort(draws.choice(400, 12, replace=False)).tolist()
+        items = list(images.read(chosen))
+        assert np.array_equal(np.stack([item.image for item in items]), pixels[chosen])
+
+
+def test_the_cost_of_a_compressed_row_does_not_grow_with_its_position(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("pellucid.data._inflate.SHORTEST", 20_000)
+    pixels = np.random.default_rng(0).integers(0, 4, (4000, 16, 16), np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", images=pixels, labels=np.arange(4000))
+    images = open_data(str(tmp_path / "a.npz"), Request(tmp_path)).test
+    list(images.read([3999]))  # the first pass keeps states of the decompressor
+    steps = []
+    from pellucid.data._inflate import Inflated
+
+    original = Inflated._next
+    monkeypatch.setattr(Inflated, "_next", lambda *arguments: steps.append(len(part := original(*arguments))) or part)
+    for index in (3900, 100, 2000, 3998):
+        steps.clear()
+        assert np.array_equal(next(images.read([index])).image, pixels[index])
+        assert sum(steps) <= 20_000 + 2 * 65_536
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_a_damaged_archive_is_refused_because_any_image_may_be_wrong(tmp_path: Path, place: float) -> None:
+    np.savez_compressed(tmp_path / "a.npz", images=np.random.default_rng(0).integers(0, 4, (400, 16, 16), np.uint8))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    middle = int(len(content) * place)
+    content[middle : middle + 5] = bytes(byte ^ 85 for byte in content[middle : middle + 5])
+    (tmp_path / "a.npz").write_bytes(content)
+    images = open_data(str(tmp_path / "a.npz"), Request(tmp_path)).test
+    with pytest.raises(DataError, match="images in .*a.npz (does not match its checksum|is damaged)"):
+        next(read_each(images, [0], Converter(None, 1, True)))
+
+
+def test_rows_beyond_the_end_of_a_file_are_results(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", BYTES)
+    images = open_data(str(tmp_path / "a.npy"), Request(tmp_path)).test
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content[:-40])
+    problems = [read.problem for read in read_each(images, range(30), Converter(None, 1, True))]
+    assert [bool(problem) for problem in problems] == [False] * 28 + [True] * 2
+    (tmp_path / "a.npy").unlink()
+    with pytest.raises(DataError, match="cannot be read any more"):
+        next(read_each(images, [0], Converter(None, 1, True)))
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_the_fingerprint_notices_other_values(tmp_path: Path, suffix: str) -> None:
+    def fingerprint(folder: str, pixels: np.ndarray) -> str:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        np.save(tmp_path / folder / "a.npy", pixels)
+        np.savez(tmp_path / folder / "a.npz", images=pixels)
+        return fingerprint_of(open_data(str(tmp_path / folder / f"a.{suffix}"), Request(tmp_path)).test)
+
+    assert fingerprint("one", BYTES) == fingerprint("two", BYTES)
+    assert fingerprint("one", BYTES) != fingerprint("two", BYTES + 1)
+    assert fingerprint("one", BYTES) != fingerprint("two", BYTES[:29])

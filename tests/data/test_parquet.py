@@ -8,8 +8,8 @@ import pytest
 from pellucid.core.errors import ConfigError
 from pellucid.data import Request, load_data
 from pellucid.data._open import open_data
+from pellucid.data._shards import part_of
 from pellucid.data._spec import parse_spec
-from pellucid.data.parquet import _part
 
 
 @pytest.mark.parametrize("spec", ["a.parquet", "a.ARROW", "b/c.feather?label=x", "parquet:folder", "/a:b/c.parquet"])
@@ -33,4 +33,4 @@ def test_a_missing_library_is_named_with_its_extra(spec: str, monkeypatch: pytes
     ],
 )
 def test_the_part_of_a_file_is_told_by_its_name(name: str, part: str) -> None:
-    assert _part(Path(name)) == part
+    assert part_of(Path(name)) == part

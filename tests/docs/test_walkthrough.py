@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -46,19 +47,31 @@ def program() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def run(program: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the pipeline briefly, enough to classify most digits correctly."""
-    folder = tmp_path_factory.mktemp("walkthrough") / "save"
-    program.train(folder, "--epochs", "6", "--threads", "1")
-    return folder
+def executed(program: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Execute a notebook on a run, or return the copy that `nox -s docs` has executed in `$PELLUCID_DOCS/walkthrough`.
+
+    The run is brief, but long enough to classify most digits correctly.
+    """
+    if built := os.environ.get("PELLUCID_DOCS"):
+        return lambda notebook: Path(built, "walkthrough", notebook.name)
+    folder = tmp_path_factory.mktemp("walkthrough")
+    program.train(folder / "run", "--epochs", "6", "--threads", "1")
+
+    def written(notebook: Path) -> Path:
+        program.execute(notebook, folder / "run", folder)
+        return folder / notebook.name
+
+    return written
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_cell_runs(program: ModuleType, run: Path, notebook: Path) -> None:
-    executed = program.execute(notebook, run)
-    outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+def test_every_cell_runs(executed: Callable[[Path], Path], notebook: Path) -> None:
+    cells = cells_of(executed(notebook))
+    assert [cell["source"] for cell in cells] == [cell["source"] for cell in cells_of(notebook)]
+    assert all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code")
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 2
-    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output["output_type"] == "error"]
     assert not [output for output in outputs if output.get("name") == "stderr"]

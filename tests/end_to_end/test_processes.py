@@ -4,9 +4,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +28,8 @@ SOME = ("--epochs", "2", "--hooks", "confusion_matrix,saliency,jacobian_maps,har
 """Two epochs with hooks of each kind: earlier arrays, films, an embedding, and one at the end."""
 
 
-def torchrun(*arguments, processes=2, folder=None):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+def torchrun(*arguments, folder=None):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(RUNNER), *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -100,33 +102,14 @@ def test_two_processes_reach_a_similar_loss(one, two):
     assert second[2]["train_loss"] < second[1]["train_loss"]
 
 
-def test_one_process_resumes_a_run_of_two(tmp_path):
-    save = tmp_path / "save"
-    process = torchrun(*SMALL, "--epochs", 300, "--hooks", "none", "--save", save)
-    wait_for(save / "models/last.ckpt")
-    process.send_signal(signal.SIGINT)
-    finish(process)
-    reached = read_json(save / "run.json")
-    assert reached["status"] in ("interrupted", "running", "failed")
-    lines = len((save / "metrics.jsonl").read_text().splitlines())
-    # serial: with a report after each epoch, the signal comes before the last one
-    command = [sys.executable, str(RUNNER), "--resume", "--serial", "--save", str(save)]
-    process = subprocess.Popen(command, preexec_fn=heed)
-    wait_for_lines(save / "metrics.jsonl", lines + 1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    epochs = [json.loads(line)["epoch"] for line in (save / "metrics.jsonl").read_text().splitlines()]
-    assert epochs == list(range(len(epochs)))
-
-
-def wait_for(path, seconds=60):
+def wait_for(path, seconds=100):
     deadline = time.monotonic() + seconds
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert path.exists()
 
 
-def wait_for_lines(path, count, seconds=60):
+def wait_for_lines(path, count, seconds=100):
     deadline = time.monotonic() + seconds
     while len(path.read_text().splitlines()) < count and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -146,41 +129,58 @@ def children(process):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find the processes")
-def test_sigterm_ends_all_processes_and_the_run_can_be_resumed(tmp_path):
+@pytest.mark.timeout(900)
+def test_run_of_two_is_resumed_however_it_ended(tmp_path):
+    """It ends by SIGTERM, by the death of either process and by Ctrl-C; at last, one process alone resumes it."""
     save = tmp_path / "save"
     process = torchrun(*SMALL, "--epochs", 3000, "--hooks", "none", "--save", save)
     wait_for(save / "models/last.ckpt")
     ranks = children(process)
     process.send_signal(signal.SIGTERM)
     _, out, _ = finish(process, 60)
-    assert all(not Path(f"/proc/{number}").exists() for number in ranks)
+    assert not is_any_alive(ranks)
     assert f"--resume --save {save}" in out
     assert read_json(save / "run.json")["status"] == "interrupted"
-    lines = len((save / "metrics.jsonl").read_text().splitlines())
-    process = torchrun("--resume", "--save", save)
-    wait_for_lines(save / "metrics.jsonl", lines + 2)
-    process.send_signal(signal.SIGTERM)
-    finish(process)
 
+    for rank in (0, 1):
+        process = resumed(save)
+        ranks = children(process)
+        os.kill(ranks[rank], signal.SIGKILL)
+        code, _, err = finish(process, 60)
+        assert code != 0
+        assert not is_any_alive(ranks)
+        assert "Traceback" not in err.replace("Traceback : Signal", "").split("torch/distributed")[0]
+        assert err.count("pellucid:") <= 1
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find the processes")
-@pytest.mark.parametrize("rank", [0, 1])
-def test_killed_rank_ends_all_and_the_run_can_be_resumed(rank, tmp_path):
-    save = tmp_path / "save"
-    process = torchrun(*SMALL, "--epochs", 3000, "--hooks", "none", "--save", save)
-    wait_for(save / "models/last.ckpt")
-    ranks = children(process)
-    os.kill(ranks[rank], signal.SIGKILL)
-    code, _, err = finish(process, 60)
-    assert code != 0
-    assert all(not Path(f"/proc/{number}").exists() for number in ranks)
-    assert "Traceback" not in err.replace("Traceback : Signal", "").split("torch/distributed")[0]
-    assert err.count("pellucid:") <= 1
-    lines = len((save / "metrics.jsonl").read_text().splitlines())
-    process = torchrun("--resume", "--save", save)
-    wait_for_lines(save / "metrics.jsonl", lines + 2)
+    process = resumed(save)
     process.send_signal(signal.SIGINT)
     finish(process)
+    assert read_json(save / "run.json")["status"] in ("interrupted", "running", "failed")
+
+    lines = lines_of(save)
+    # serial: with a report after each epoch, the signal comes before the last one
+    process = subprocess.Popen([sys.executable, RUNNER, "--resume", "--serial", "--save", save], preexec_fn=heed)
+    wait_for_lines(save / "metrics.jsonl", lines + 1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    epochs = [json.loads(line)["epoch"] for line in (save / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(len(epochs)))
+
+
+def resumed(save):
+    """Resume a run with two processes, and wait until it goes on."""
+    lines = lines_of(save)
+    process = torchrun("--resume", "--save", save)
+    wait_for_lines(save / "metrics.jsonl", lines + 2)
+    return process
+
+
+def lines_of(save):
+    return len((save / "metrics.jsonl").read_text().splitlines())
+
+
+def is_any_alive(numbers):
+    return any(Path(f"/proc/{number}").exists() for number in numbers)
 
 
 def test_failed_hook_gives_all_processes_the_same_exit_code(tmp_path):
@@ -201,17 +201,42 @@ def test_failed_hook_gives_all_processes_the_same_exit_code(tmp_path):
     assert [failed["epoch"] for failed in read_json(tmp_path / "save/manifest.json")["failures"]] == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--batch-size", "33"), "--batch-size 33 cannot be split evenly over 2 processes"),
-        (("--dataset", "folder:absent"), "absent"),
-        (("--classes", "eleven"), "no class 'eleven'"),
-    ],
-)
-def test_invalid_argument_is_reported_once(arguments, message, tmp_path):
-    code, _, err = finish(torchrun(*SMALL, *arguments, "--save", tmp_path / "save"))
-    assert code != 0
-    errors = [line for line in err.splitlines() if line.startswith("pellucid:")]
-    assert len(errors) == 1, err
-    assert message in errors[0]
+INVALID = {
+    ("--batch-size", "33"): "--batch-size 33 cannot be split evenly over 2 processes",
+    ("--dataset", "folder:absent"): "absent",
+    ("--classes", "eleven"): "no class 'eleven'",
+}
+"""Arguments and the error message of each."""
+
+RANK_OF_INVALID = """
+import os
+from pellucid.cli import main
+for port, line in {lines!r}:
+    os.environ["MASTER_PORT"] = str(port)
+    assert main(line) != 0
+"""
+
+
+def test_invalid_arguments_are_reported_once(tmp_path):
+    """The same two processes try one command line after the other."""
+    lines = [["run", *SMALL, *arguments, "--save", str(tmp_path / "save")] for arguments in INVALID]
+    program = RANK_OF_INVALID.format(lines=list(zip(free_ports(len(lines)), lines, strict=True)))
+    processes = []
+    for rank in ("0", "1"):
+        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        command = [sys.executable, "-c", program]
+        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | world))
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    reported = [[line for line in error.splitlines() if line.startswith("pellucid:")] for error in errors]
+    assert [len(of_rank) for of_rank in reported] == [3, 0], errors
+    for message, line in zip(INVALID.values(), reported[0], strict=True):
+        assert message in line
+
+
+def free_ports(count):
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

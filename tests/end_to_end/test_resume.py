@@ -109,7 +109,7 @@ def resume(folder):
     return main(["run", "--resume", "--save", str(folder)])
 
 
-SHARES = [(number + 0.5) / 20 for number in range(20)]
+SHARES = [(number + 0.5) / 14 for number in range(14)]
 
 
 def fault_point(share, writes):
@@ -144,7 +144,7 @@ def remains(counted, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("share", SHARES)
 def test_death_at_any_write(share, counted, remains, tmp_path):
-    """Twenty fault points spread over all writes of a run, alternating between before and after the write."""
+    """Fourteen fault points spread over all writes of a run, alternating between before and after the write."""
     reference, writes = counted
     save = (remains / str(fault_point(share, writes))).rename(tmp_path / "save")
     assert json.loads((save / "run.json").read_text())["status"] == "running"

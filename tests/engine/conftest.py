@@ -276,7 +276,7 @@ def narrow_vgg() -> nn.Module:
 VISION: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
     "vgg11_bn": narrow_vgg,
-    "densenet121": lambda: torchvision.models.densenet121(num_classes=10),
+    "densenet": lambda: torchvision.models.DenseNet(32, (3, 6, 12, 8), num_classes=10),  # half of a DenseNet-121
     "mobilenet_v3_small": lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
     "efficientnet_b0": lambda: torchvision.models.efficientnet_b0(num_classes=10),
     "googlenet": lambda: torchvision.models.googlenet(num_classes=10, init_weights=False, aux_logits=False),

@@ -158,9 +158,9 @@ def test_some_random_networks_are_complete(plans, seed) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@drawn(250)
+@drawn(150)
 @given(plans=stages, seed=st.integers(0, 10**6))
-def test_250_random_networks_are_complete(plans, seed) -> None:
+def test_150_random_networks_are_complete(plans, seed) -> None:
     """No network is refused, and none exceeds the tolerance."""
     check(plans, seed)
 

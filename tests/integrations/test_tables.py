@@ -14,6 +14,9 @@ from PIL import Image
 
 from pellucid.core.errors import ConfigError, DataError, DownloadError, UnknownName
 from pellucid.data import Request, load_data
+from pellucid.data._each import read_each
+from pellucid.data._fingerprint import fingerprint_of
+from pellucid.data._items import Converter
 from pellucid.data._open import open_data
 from pellucid.data._sample import sample_data
 
@@ -291,3 +294,100 @@ def test_code_in_a_data_set_is_not_run(hub: Any, tmp_path: Path) -> None:
         open_data(f"hf:{folder}", Request(tmp_path))
     assert not (tmp_path / "ran").exists()
     assert "HF_DATASETS_TRUST_REMOTE_CODE" not in os.environ
+
+
+def reads(images: Any, indices: Any) -> list[Any]:
+    return list(read_each(images, indices, Converter(None, 3, True), (3, 6, 5)))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "stream"])
+def test_keys_are_the_rows_of_the_files(tmp_path: Path, kind: str) -> None:
+    suffix = "parquet" if kind == "parquet" else "arrow"
+    write(tmp_path / "more" / f"b.{suffix}", table(range(50, COUNT)), kind)
+    write(tmp_path / f"a.{suffix}", table(range(50)), kind)
+    found = reads(open_data(f"parquet:{tmp_path}", Request(tmp_path)).test, [3, 49, 50, 89])
+    expected = [f"a.{suffix}:3", f"a.{suffix}:49", f"more/b.{suffix}:0", f"more/b.{suffix}:39"]
+    assert [read.key for read in found] == expected
+    assert [read.label for read in found] == LABELS[[3, 49, 50, 89]].tolist()
+
+
+def test_a_table_without_labels(tmp_path: Path) -> None:
+    pa = required("pyarrow")
+    plain = table(range(COUNT))
+    path = write(tmp_path / "a.parquet", plain.drop_columns(["label"]))
+    negative = write(tmp_path / "b.parquet", plain.set_column(2, "label", pa.array([-1] * COUNT)))
+    labeled = write(tmp_path / "c.parquet", plain)
+    for spec, message in (
+        (f"{path}", r"a.parquet has no label column among its columns id, image; choose one.*Only pellucid explain"),
+        (f"{negative}", "b.parquet has no labels in its test split; choose another split"),
+        (f"{labeled}?label=none", r"c.parquet was opened without labels \(label=none\)"),
+    ):
+        images = open_data(spec, Request(tmp_path)).test
+        assert (images.total, images.labels) == (COUNT, None)
+        assert [(read.label, read.problem) for read in reads(images, [0, 60])] == [(None, "")] * 2
+        for use in (lambda spec=spec: load_data(spec, Request(tmp_path)), lambda one=images: sample_data(one, limit=5)):
+            with pytest.raises(DataError, match=message):
+                use()
+
+
+def test_faulty_cells_are_results(tmp_path: Path) -> None:
+    pa = required("pyarrow")
+    cells = [{"bytes": encoded(row), "path": None} for row in range(10)]
+    cells[2], cells[3], cells[4] = None, {"bytes": None, "path": None}, {"bytes": encoded(4)[:60], "path": None}
+    cells[5], cells[6] = {"bytes": None, "path": "a\0b"}, {"bytes": None, "path": "x" * 5000}
+    content = pa.table({"image": pa.array(cells, _struct_of_bytes(pa).field("image").type), "label": [0] * 10})
+    images = open_data(str(write(tmp_path / "a.parquet", content)), Request(tmp_path)).test
+    assert [bool(read.problem) for read in reads(images, range(10))] == [False] * 2 + [True] * 5 + [False] * 3
+
+
+def test_a_damaged_row_group_leaves_the_others_readable(tmp_path: Path) -> None:
+    parquet = required("pyarrow.parquet")
+    path = write(tmp_path / "a.parquet", table(range(COUNT)))  # groups of 20 rows
+    column = parquet.ParquetFile(path).metadata.row_group(2).column(1)
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset : column.data_page_offset + 200] = b"\xff" * 200
+    path.write_bytes(content)
+    images = open_data(str(path), Request(tmp_path)).test
+    found = reads(images, range(COUNT))
+    assert [read.index for read in found] == list(range(COUNT))
+    assert [read.index for read in found if read.problem] == list(range(40, 60))
+    assert "row 40 of a.parquet cannot be read" in found[40].problem
+    path.unlink()
+    with pytest.raises(DataError, match="a.parquet cannot be read"):
+        reads(images, range(3))
+
+
+def test_only_the_row_groups_with_chosen_rows_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = required("pyarrow.parquet")
+    images = open_data(str(write(tmp_path / "a.parquet", table(range(COUNT)))), Request(tmp_path)).test
+    groups = []
+    original = parquet.ParquetFile.iter_batches
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        groups.extend(options["row_groups"])
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", counted)
+    assert [item.key for item in images.read(range(45, 62))] == [f"a.parquet:{row}" for row in range(45, 62)]
+    assert groups == [2, 3]
+
+
+def test_the_fingerprint_of_tables_does_not_depend_on_the_place(tmp_path: Path) -> None:
+    write(tmp_path / "one" / "a.parquet", table(range(50)))
+    before = fingerprint_of(open_data(f"parquet:{tmp_path / 'one'}", Request(tmp_path)).test)
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert fingerprint_of(open_data(f"parquet:{tmp_path / 'two'}", Request(tmp_path)).test) == before
+    write(tmp_path / "two" / "a.parquet", table(range(1, 51)))
+    assert fingerprint_of(open_data(f"parquet:{tmp_path / 'two'}", Request(tmp_path)).test) != before
+
+
+def test_a_data_set_without_labels(hub: Any, tmp_path: Path) -> None:
+    rows = as_dataset(hub, range(COUNT))
+    rows.remove_columns("fine_label").save_to_disk(tmp_path / "bare")
+    rows.save_to_disk(tmp_path / "full")
+    for spec in (f"hf:{tmp_path / 'bare'}", f"hf:{tmp_path / 'full'}?label=none"):
+        images = open_data(spec, Request(tmp_path)).test
+        found = reads(images, [1, 80])
+        assert [(read.key, read.label, read.problem) for read in found] == [("all:1", None, ""), ("all:80", None, "")]
+        with pytest.raises(DataError, match="no label column|without labels"):
+            sample_data(images, limit=5)

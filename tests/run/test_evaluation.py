@@ -16,6 +16,8 @@ from pellucid.storage.runs import load_data_of
 
 NOT_LOCALIZING = frozenset({"lrp.w_square", "smoothgrad.variance"})
 """Methods that cannot localize by definition: they ignore activations or measure the variance of gradients."""
+FEW = {"integrated_gradients": {"tolerance": 0.05}, "shapley_sampling": {"permutations": 5}, "rise": {"masks": 500}}
+"""Options that make slow methods faster, and still accurate enough to find a patch."""
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +88,8 @@ def test_ground_truth_needs_an_accurate_network(tmp_path, capsys):
     assert "at least 98% is required" in capsys.readouterr().err
 
 
-def train(folder: Path, mnist_files: Path, name: str) -> Path:
-    limits = "--limit-train 12000 --limit-test 400 --epochs 3 --hooks none --threads 1".split()
+def train(folder: Path, mnist_files: Path, name: str, epochs: int) -> Path:
+    limits = f"--limit-train 12000 --limit-test 400 --epochs {epochs} --hooks none --threads 1".split()
     data = ["--dataset", name, "--mirror", str(mnist_files), "--data-dir", str(folder / "data")]
     assert main(["run", *data, *limits, "--save", str(folder / name)]) == 0
     return folder / name
@@ -95,7 +97,7 @@ def train(folder: Path, mnist_files: Path, name: str) -> Path:
 
 @pytest.mark.slow
 def test_methods_find_the_planted_patch(tmp_path, mnist_files):
-    folder = train(tmp_path, mnist_files, "planted_patch")
+    folder = train(tmp_path, mnist_files, "planted_patch", epochs=2)
     trained = pellucid.load_run(folder)
     assert max(line["validation_accuracy"] for line in trained.metrics) >= 0.98
     part = load_data_of(folder, trained, tmp_path / "data").test[:50]
@@ -106,10 +108,7 @@ def test_methods_find_the_planted_patch(tmp_path, mnist_files):
         for name, method in known.items()
         if "class_specific" in method.promises and not method.needs_fit and name != "expected_gradients"
     ]
-    asked = [
-        pellucid.create_analyzer(name, trained.model, **({"tolerance": 0.05} if name == "integrated_gradients" else {}))
-        for name in names
-    ]
+    asked = [pellucid.create_analyzer(name, trained.model, **FEW.get(name, {})) for name in names]
     evaluation = pellucid.evaluate(trained.model, part.floats(), None, asked, ["relevance_mass"], masks=part.masks)
     assert evaluation.value(evaluation.best("relevance_mass"), "relevance_mass") >= 0.8
     assert max(evaluation.value(name, "relevance_mass") for name in DEFAULT_METHODS if name in names) >= 0.8
@@ -121,7 +120,7 @@ def test_methods_find_the_planted_patch(tmp_path, mnist_files):
 
 @pytest.mark.slow
 def test_methods_find_the_confound(tmp_path, mnist_files):
-    runs = {name: train(tmp_path, mnist_files, name) for name in ("confound", "confound.control")}
+    runs = {name: train(tmp_path, mnist_files, name, epochs=3) for name in ("confound", "confound.control")}
     learned, ignorant = (pellucid.load_run(folder) for folder in runs.values())
     assert learned.metrics[-1]["test_accuracy"] < 0.8 < 0.94 < ignorant.metrics[-1]["test_accuracy"]
     part = load_data_of(runs["confound"], learned, tmp_path / "data").validation[:100]

@@ -7,20 +7,17 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from watched_process import PROCESSES, train
+from watched_process import PROCESSES, train_both
 
 
 @pytest.mark.slow
 def test_rank_0_draws_and_every_process_trains_as_before(tmp_path: Path) -> None:
-    kept = {}
-    for name, is_watched in (("watched", True), ("plain", False)):
-        (tmp_path / name).mkdir()
-        mp.spawn(train, (str(tmp_path / name), is_watched), nprocs=PROCESSES)
-        kept[name] = [torch.load(tmp_path / name / f"rank_{rank}.pt") for rank in range(PROCESSES)]
-    for watched, plain in zip(kept["watched"], kept["plain"], strict=True):
+    mp.spawn(train_both, (str(tmp_path),), nprocs=PROCESSES)
+    for rank in range(PROCESSES):
+        watched, plain = (torch.load(tmp_path / f"{name}_{rank}.pt") for name in ("watched", "plain"))
         assert all(torch.equal(value, plain["weights"][key]) for key, value in watched["weights"].items())
         assert torch.equal(watched["draw"], plain["draw"])
-    save = tmp_path / "watched" / "save"
+    save = tmp_path / "save"
     lines = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     manifest = json.loads((save / "manifest.json").read_text())

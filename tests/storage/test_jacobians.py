@@ -1,7 +1,6 @@
 """Jacobians on disk: complete, resumable after any failure, and never mixed with another model or other images."""
 
 import errno
-import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -18,8 +18,7 @@ import pellucid
 from pellucid.core.errors import BuildError, SaveError, ShapeError
 from pellucid.jacobians import JacobianReport
 from pellucid.jacobians._native import build
-from pellucid.storage import atomic, chunked_array
-from pellucid.storage.chunked_array import ChunkedArray
+from pellucid.storage.sharded import Address
 
 X = torch.rand(11, 1, 5, 5, generator=torch.Generator().manual_seed(0))
 
@@ -34,27 +33,36 @@ def loader(size: int = 4) -> DataLoader[Any]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".partial"  # left by a writer that was killed
+    }
+
+
+def stored(folder: Path) -> np.ndarray:
+    return np.asarray(zarr.open_group(folder, mode="r")["jacobian"][:])
 
 
 def test_the_array_holds_every_jacobian_in_order(tmp_path: Path) -> None:
     folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
     expected = pellucid.jacobian(network(), X).numpy()
-    np.testing.assert_allclose(ChunkedArray.open(folder), expected, atol=1e-6)
-    header = json.loads((folder / ".zarray").read_text())
-    assert header["shape"] == [11, 4, 1, 5, 5]
-    assert header["chunks"] == [3, 4, 1, 5, 5]
-    first = np.frombuffer((folder / "0.0.0.0.0").read_bytes(), header["dtype"]).reshape(header["chunks"])
-    np.testing.assert_allclose(first, expected[:3], atol=1e-6)
+    np.testing.assert_allclose(stored(folder), expected, atol=1e-6)
+    for consolidated in (True, False):
+        array = zarr.open_group(folder, mode="r", use_consolidated=consolidated)["jacobian"]
+        assert (array.shape, array.chunks) == ((11, 4, 1, 5, 5), (3, 4, 1, 5, 5))
+        assert array.metadata.dimension_names == ("image", "class", "channel", "height", "width")
+    marks = zarr.open_group(folder, mode="r")["completed"][:]
+    assert len(set(marks)) == 4
+    assert all(len(mark) == 64 for mark in marks)
 
 
-def test_zarr_can_open_the_array(tmp_path: Path) -> None:
-    zarr = pytest.importorskip("zarr", reason="zarr is not installed; the test above checks the format directly")
-    folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
-    read = zarr.open(str(folder), mode="r")
-    assert (read.shape, read.chunks) == ((11, 4, 1, 5, 5), (3, 4, 1, 5, 5))
-    np.testing.assert_array_equal(read[:], ChunkedArray.open(folder))
-    np.testing.assert_allclose(read[10], pellucid.jacobian(network(), X[10:])[0], atol=1e-6)
+def test_axes_of_other_shapes_are_numbered(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.Unflatten(1, (2, 2)))
+    folder = pellucid.jacobian_to_disk(model, [torch.rand(3, 6)], tmp_path)
+    array = zarr.open_group(folder, mode="r")["jacobian"]
+    assert array.metadata.dimension_names == ("image", "output_0", "output_1", "input_0")
+    np.testing.assert_allclose(array[0].reshape(4, 6), model[0].weight.detach().numpy())
 
 
 def test_the_batch_size_of_the_loader_does_not_matter(tmp_path: Path) -> None:
@@ -62,35 +70,35 @@ def test_the_batch_size_of_the_loader_does_not_matter(tmp_path: Path) -> None:
     assert contents(folders[0]) == contents(folders[1]) == contents(folders[2])
 
 
-@pytest.mark.parametrize("fault", range(1, 17))
+@pytest.mark.parametrize("fault", range(1, 22))
 def test_a_failure_at_any_write_can_be_resumed(fault: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = contents(pellucid.jacobian_to_disk(network(), loader(), tmp_path / "whole", chunk=3))
     writes = 0
 
     def failing(write: Any) -> Any:
-        def count_and_write(path: Path, content: Any) -> None:
+        def count_and_write(*arguments: Any) -> Any:
             nonlocal writes
             writes += 1
             if writes == fault:
                 raise KeyboardInterrupt
-            write(path, content)
+            return write(*arguments)
 
         return count_and_write
 
     with monkeypatch.context() as patch:
-        patch.setattr(chunked_array, "write_bytes", failing(atomic.write_bytes))
-        patch.setattr(chunked_array, "write_json", failing(atomic.write_json))
+        for name in ("write", "create", "sync"):
+            patch.setattr(Address, name, failing(getattr(Address, name)))
         with pytest.raises(KeyboardInterrupt):
             pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
-    if (tmp_path / "maps" / ".zarray").is_file():
-        partial = ChunkedArray.open(tmp_path / "maps")
+    if (tmp_path / "maps" / "jacobian" / "zarr.json").is_file():
+        partial = stored(tmp_path / "maps")
         np.testing.assert_allclose(partial, pellucid.jacobian(network(), X).numpy()[: len(partial)], atol=1e-6)
     assert contents(pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)) == expected
 
 
 def test_finished_chunks_are_not_recomputed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
-    (tmp_path / ".marks" / "2").unlink()
+    (tmp_path / "completed" / "c.2").unlink()
     from pellucid.storage import jacobians as jacobian_store
 
     sizes: list[int] = []
@@ -120,7 +128,7 @@ def test_a_full_disk_is_reported_and_resumed(tmp_path: Path, monkeypatch: pytest
             pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
     assert not list(tmp_path.rglob("*.tmp"))
     folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
-    np.testing.assert_allclose(ChunkedArray.open(folder), pellucid.jacobian(network(), X).numpy(), atol=1e-6)
+    np.testing.assert_allclose(stored(folder), pellucid.jacobian(network(), X).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("kilobytes", [16, 28, 40, 60])
@@ -133,8 +141,8 @@ def test_a_real_full_disk_is_reported_and_resumed(kilobytes: int, tmp_path: Path
     try:
         with pytest.raises(SaveError, match="disk is full"):
             pellucid.jacobian_to_disk(network(), loader(), disk / "maps", chunk=1)
-        if (disk / "maps" / ".zarray").is_file():
-            partial = ChunkedArray.open(disk / "maps")
+        if (disk / "maps" / "jacobian" / "zarr.json").is_file():
+            partial = stored(disk / "maps")
             np.testing.assert_allclose(partial, pellucid.jacobian(network(), X).numpy()[: len(partial)], atol=1e-6)
         subprocess.run(["mount", "-o", "remount,size=10m", str(disk)], check=True)
         pellucid.jacobian_to_disk(network(), loader(), disk / "maps", chunk=1)
@@ -173,14 +181,14 @@ def test_an_array_is_continued_with_the_kernel_or_without_it(
             if way == first:
                 with pytest.raises(KeyboardInterrupt):
                     pellucid.jacobian_to_disk(large_network(), interrupted(), tmp_path / "maps", chunk=2)
-    assert (tmp_path / "maps" / ".marks" / "1").is_file()
-    assert not (tmp_path / "maps" / ".marks" / "2").exists()
-    assert expected["native"]["3.0.0.0.0"] != expected["generic"]["3.0.0.0.0"]
+    assert (tmp_path / "maps" / "completed" / "c.1").is_file()
+    assert not (tmp_path / "maps" / "completed" / "c.2").exists()
+    assert expected["native"]["jacobian/c.3.0.0.0.0"] != expected["generic"]["jacobian/c.3.0.0.0.0"]
     if first == "native":
         monkeypatch.setattr(build, "_state", late)
     folder = pellucid.jacobian_to_disk(large_network(), [IMAGES], tmp_path / "maps", chunk=2)
     assert contents(folder) == expected[first]
-    assert json.loads((folder / ".zattrs").read_text())["native"] is (first == "native")
+    assert zarr.open_group(folder, mode="r").attrs["native"] is (first == "native")
 
 
 def test_an_array_is_not_continued_without_the_kernel_of_its_start(
@@ -196,27 +204,20 @@ def test_an_array_is_not_continued_without_the_kernel_of_its_start(
     assert contents(tmp_path) == before
 
 
-def test_an_array_of_an_earlier_version_is_continued(tmp_path: Path) -> None:
-    folder = pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
-    expected = contents(folder)
-    attributes = json.loads((folder / ".zattrs").read_text())
-    del attributes["native"]
-    (folder / ".zattrs").write_text(json.dumps(attributes))
-    (folder / ".marks" / "2").unlink()
-    (folder / "2.0.0.0.0").unlink()
-    pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
-    assert (folder / "2.0.0.0.0").read_bytes() == expected["2.0.0.0.0"]
-    # nothing is known about the chunks that were there
-    assert json.loads((folder / ".zattrs").read_text()) == attributes
+def test_an_array_of_an_earlier_version_is_not_continued(tmp_path: Path) -> None:
+    (tmp_path / ".zarray").write_text("{}")
+    with pytest.raises(SaveError, match="earlier version of pellucid.*open_explanations"):
+        pellucid.jacobian_to_disk(network(), loader(), tmp_path, chunk=3)
+    assert contents(tmp_path) == {".zarray": b"{}"}
 
 
 def test_another_model_other_images_and_other_folders_are_refused(tmp_path: Path) -> None:
     pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=3)
-    with pytest.raises(SaveError, match=r"different settings \(model\)"):
+    with pytest.raises(SaveError, match=r"other settings: model is .* there and .* here"):
         pellucid.jacobian_to_disk(network(1), loader(), tmp_path / "maps", chunk=3)
-    with pytest.raises(SaveError, match=r"different settings \(chunks\)"):
+    with pytest.raises(SaveError, match="other settings: shard is 3 there and 4 here"):
         pellucid.jacobian_to_disk(network(), loader(), tmp_path / "maps", chunk=4)
-    with pytest.raises(SaveError, match="images of chunk 0 have changed"):
+    with pytest.raises(SaveError, match="images of shard 0 have changed"):
         pellucid.jacobian_to_disk(network(), [X.flip(0)], tmp_path / "maps", chunk=3)
     with pytest.raises(ShapeError, match="no images"):
         pellucid.jacobian_to_disk(network(), [], tmp_path / "none")
@@ -224,23 +225,20 @@ def test_another_model_other_images_and_other_folders_are_refused(tmp_path: Path
     (tmp_path / "thesis" / "thesis.txt").write_text("precious")
     with pytest.raises(SaveError, match="contains other files"):
         pellucid.jacobian_to_disk(network(), loader(), tmp_path / "thesis")
-    with pytest.raises(SaveError, match="is not an array"):
-        ChunkedArray.open(tmp_path / "thesis")
 
 
 def test_bfloat16_is_stored_as_float32(tmp_path: Path) -> None:
     folder = pellucid.jacobian_to_disk(network().bfloat16(), [X.bfloat16()], tmp_path)
-    assert ChunkedArray.open(folder).dtype == np.float32
+    assert stored(folder).dtype == np.float32
 
 
-def test_an_array_is_marked_as_in_earlier_versions(tmp_path: Path) -> None:
-    """An array that was begun is only continued with the same marks."""
+def test_the_checksums_stay_those_of_earlier_versions(tmp_path: Path) -> None:
+    """A store that was begun is only continued with the same checksums."""
     model = nn.Linear(3, 2)
     with torch.no_grad():
         for value in model.parameters():
             value.copy_(torch.arange(value.numel()).reshape(value.shape) / 8)
     folder = pellucid.jacobian_to_disk(model, [torch.arange(12.0).reshape(4, 3)], tmp_path)
-    attributes = json.loads((folder / ".zattrs").read_text())
-    assert attributes["model"] == "6584409b447abcd1661c6fe7c71b4bab6672e28180ceaec2fc25f5150161017e"
-    mark = (folder / ".marks" / "0").read_text()
-    assert mark == "5c56044f54b92830424b30ae346b4832339108c8e835136dc4ef5542efdab503"
+    group = zarr.open_group(folder, mode="r")
+    assert group.attrs["model"] == "6584409b447abcd1661c6fe7c71b4bab6672e28180ceaec2fc25f5150161017e"
+    assert group["completed"][0] == "5c56044f54b92830424b30ae346b4832339108c8e835136dc4ef5542efdab503"

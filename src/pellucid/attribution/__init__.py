@@ -4,6 +4,7 @@ Every public file is one method or one family of methods, and registers itself i
 
 - `_create`: `create_analyzer`; `_analyzer`: `Analyzer`, which checks a call; `_call`: splits it into batches, runs the
   method; `_received`: the inputs of a call
+- `_together`: several methods on the same images, sharing forward passes
 - `_aliases`: the names that other libraries use for the methods
 - `_target`: what is explained (`Target`, `Contrast`, `Question`); `_subject`: the explained model (`Subject`)
 - `_explanation`: results, of a method (`Outcome`) and of a call (`Explanation`); `_finite`: diagnosis of NaN in them
@@ -15,8 +16,13 @@ Every public file is one method or one family of methods, and registers itself i
 - `_fitting`: what methods learn from data; `_adapter`, `_tokens`, `_ids`, `_several`: models of token ids and of
   several inputs
 - `_baselines`: one baseline for all images, or one per image
+- `_references`: reference inputs that a method compares with
 - `_missing`, `_paths`: gradients, at a point and summed over points; `_trials`: scores of perturbed images
-- `_class_activation`, `_layers`, `_axes`: class activation maps, their layers, and the layers' channel axes
+- `_segments`: patches, superpixels and masks, which are shown or hidden together; `_function`: functions of arrays as
+  models (`function`)
+- `_class_activation`: the base classes of class activation maps; `_layers`, `_axes`: their layers, and the layers'
+  channel axes; `_layer_values`, `_upper`: a layer's output, read or replaced, and the part of the network above it
+- `_attention`: the attention weights of a forward pass
 - `_places`: the position of each token in the image, to fold tokens to the plane
 
 A method of your own is a frozen dataclass with one method, `attribute_each`:
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
     )
     from pellucid.attribution._fitting import FittedState, images_in
     from pellucid.attribution._flow import FlowRow, RelevanceFlow
+    from pellucid.attribution._function import function
     from pellucid.attribution._method import Attribution, Backward, Relevance, for_each_target
     from pellucid.attribution._subject import Subject
     from pellucid.attribution._target import Contrast, Question, Target, weighted
@@ -98,6 +105,7 @@ __all__ = [
     "check_method",
     "create_analyzer",
     "for_each_target",
+    "function",
     "images_in",
     "methods",
     "sharing",
@@ -156,6 +164,7 @@ _EXPORTS = {
     ),
     "_fitting": ("FittedState", "images_in"),
     "_flow": ("FlowRow", "RelevanceFlow"),
+    "_function": ("function",),
     "_method": ("Attribution", "Backward", "Relevance", "for_each_target"),
     "_subject": ("Subject",),
     "_target": ("Contrast", "Question", "Target", "weighted"),

@@ -8,6 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from pellucid.attribution import METHODS
 from pellucid.attribution._baselines import check_baseline
 from pellucid.attribution._by_layer import LayerExplanations
 from pellucid.attribution._call import Call
@@ -19,6 +20,7 @@ from pellucid.attribution._explanation import (
     Outcome,
 )
 from pellucid.attribution._fitting import Batches, FittedState
+from pellucid.attribution._function import ArrayFunction, check_suits_function
 from pellucid.attribution._hidden import ToLayer
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._received import Received, check_images, copied, first_pass, unit_of
@@ -63,6 +65,9 @@ class Analyzer:
         for option, value, kinds in (("unwrap_softmax", unwrap_softmax, bool), ("embedding", embedding, str | None)):
             if not isinstance(value, kinds):
                 raise ConfigError(f"{option} is {value!r}; expected {'True or False' if kinds is bool else 'a name'}.")
+        if isinstance(model, ArrayFunction):
+            agnostic = [] if method.is_model_agnostic else _model_agnostic()
+            check_suits_function(name, method.is_model_agnostic, unwrap_softmax, agnostic)
         self.method = method
         self.model = model
         self.name = name
@@ -184,7 +189,10 @@ class Analyzer:
         explained = [Explanation.of(outcome, one, self.method, self.name, layer) for outcome, one in pairs]
         explanation = Explanation.stack(explained) if is_all else explained[0]
         if not isinstance(inputs, Tensor) and not layer:
-            explanation = replace(explanation, relevance=inputs.unpacked(explanation.relevance))
+            errors = explanation.details.get("standard_error")
+            details = {} if errors is None else {"standard_error": inputs.unpacked(errors)}
+            relevance = inputs.unpacked(explanation.relevance)
+            explanation = replace(explanation, relevance=relevance, details={**explanation.details, **details})
         unit = explanation.unit.replace("{input}", "activation") if layer else unit_of(explanation.unit, inputs)
         return replace(explanation, inputs=copied(inputs), unit=unit)
 
@@ -333,7 +341,9 @@ class Analyzer:
 
     def _received(self, x: Any) -> Received:
         """Convert the inputs of a call. Raises `ShapeError` for anything that is not made of numbers."""
-        inputs = as_inputs(x, self._subject.model)
+        # A function, which has no dtype, takes arrays in their own.
+        model: Any = self._subject.model
+        inputs = as_inputs(x, model.call if isinstance(model, ArrayFunction) else model)
         if isinstance(inputs, Tensor):
             return inputs
         if inputs.floats:
@@ -416,3 +426,8 @@ class Analyzer:
     def _from_embedding(self) -> FromEmbedding:
         assert isinstance(self._tokens.model, FromEmbedding)
         return self._tokens.model
+
+
+def _model_agnostic() -> list[str]:
+    """Names of the methods, other than controls, that only need a model's outputs."""
+    return [name for name, entry in METHODS.items() if entry.is_model_agnostic and entry.family != "control"]

@@ -1,23 +1,26 @@
-"""Base class of class activation maps: a weighted sum of one layer's feature maps, upsampled to the image."""
+"""Base classes of class activation maps: a sum of one layer's feature maps, upsampled to the image."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.attribution import Attribution, Outcome, Subject, Target, for_each_target
-from pellucid.attribution._layers import Layer, read_layer
+from pellucid.attribution._layer_values import read_layer
+from pellucid.attribution._layers import Layer
+from pellucid.attribution._trials import Trials
 from pellucid.core.errors import ConfigError, ModelError, ShapeError
 from pellucid.engine.input_errors import INPUT_ERRORS
 
-__all__ = ["ClassActivation", "check_images", "per_channel", "upsampled"]
+__all__ = ["ClassActivation", "FeatureMaps", "check_images", "per_channel", "upsampled"]
 
 
 @dataclass(frozen=True)
-class ClassActivation(Attribution):
-    """A map computed from a layer's output A and the gradient g = ∂ score / ∂ A, both (batch, channel, …).
+class FeatureMaps(Attribution):
+    """A map computed from the output A of one layer, (batch, channel, …).
 
     The map has one value per position of the layer. It is upsampled to the image size with (bi)linear interpolation and
     is the same for all channels of the image. An explanation's `details["map"]` holds it before ReLU and interpolation;
@@ -39,30 +42,27 @@ class ClassActivation(Attribution):
     channels: Literal["auto", "first", "last"] = "auto"
     """Position of the channel axis in the layer's output: after the batch axis, or last."""
 
-    def weigh(self, values: Tensor, gradient: Tensor) -> Tensor:
-        """Compute the map, (batch, …), from the layer's output and its gradient."""
-        raise NotImplementedError
+    def shown(self, plain: Tensor, images: Tensor) -> Tensor:
+        """Upsample a layer's map, (batch, …), to the images, after ReLU if requested."""
+        return upsampled(plain.clamp(min=0) if self.relu else plain, images)
 
-    def warn(self, values: Tensor, gradient: Tensor) -> tuple[str, ...]:
-        """Return caveats about these maps."""
-        return ()
-
-    @for_each_target
-    def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
-        check_images(images)
-        layer, read = read_layer(subject, images, target, self.layer)
-        # The gradient has the layout of the values, so one reordering fits both.
-        values, gradient = (self._arranged(tensor, layer, images) for tensor in (read.values, read.gradient))
-        plain = self.weigh(values, gradient)
-        relevance = upsampled(plain.clamp(min=0) if self.relu else plain, images)
+    def notes(self, layer: Layer, values: Tensor, plain: Tensor) -> tuple[str, ...]:
+        """Return notes that name the layer and the size of its maps, and mention maps that ReLU set to zero."""
         shape = "×".join(map(str, values.shape[1:]))
         notes: tuple[str, ...] = (f"feature maps from the output of {layer.name}: {shape}",)
-        notes += self.warn(values, gradient)
         if self.relu and bool((plain.flatten(1).amax(1) <= 0).any()):
             notes += ("some images have no evidence for the class, so ReLU set their map to zero; try relu=False",)
-        return Outcome(relevance, read.logits, read.classes, details={"map": plain}, notes=notes)
+        return notes
 
-    def _arranged(self, output: Tensor, layer: Layer, images: Tensor) -> Tensor:
+    def outcomes(self, trials: Trials, plain: Tensor, layer: Layer, values: Tensor, passes: int) -> list[Outcome]:
+        """Return one outcome per target from maps, (target, batch, …), that took this many passes per image."""
+        maps = torch.stack([self.shown(one, trials.images) for one in plain])
+        return [
+            replace(outcome, details={"map": one}, notes=self.notes(layer, values, one))
+            for outcome, one in zip(trials.outcomes(maps, passes), plain, strict=True)
+        ]
+
+    def arranged(self, output: Tensor, layer: Layer, images: Tensor) -> Tensor:
         """Return a layer's output as (batch, channel, …)."""
         if self.reshape is None and layer.fold is not None:
             return layer.fold(output)
@@ -98,6 +98,29 @@ class ClassActivation(Attribution):
         if not isinstance(maps, Tensor):
             raise ConfigError(f"the function passed as reshape returned a {type(maps).__name__}; return a tensor.")
         return maps
+
+
+@dataclass(frozen=True)
+class ClassActivation(FeatureMaps):
+    """A map computed from a layer's output A and the gradient g = ∂ score / ∂ A, both (batch, channel, …)."""
+
+    def weigh(self, values: Tensor, gradient: Tensor) -> Tensor:
+        """Compute the map, (batch, …), from the layer's output and its gradient."""
+        raise NotImplementedError
+
+    def warn(self, values: Tensor, gradient: Tensor) -> tuple[str, ...]:
+        """Return caveats about these maps."""
+        return ()
+
+    @for_each_target
+    def attribute_each(self, subject: Subject, images: Tensor, target: Target) -> Outcome:
+        check_images(images)
+        layer, read = read_layer(subject, images, target, self.layer)
+        # The gradient has the layout of the values, so one reordering fits both.
+        values, gradient = (self.arranged(tensor, layer, images) for tensor in (read.values, read.gradient))
+        plain = self.weigh(values, gradient)
+        notes = self.notes(layer, values, plain) + self.warn(values, gradient)
+        return Outcome(self.shown(plain, images), read.logits, read.classes, details={"map": plain}, notes=notes)
 
 
 def check_images(images: Tensor) -> None:

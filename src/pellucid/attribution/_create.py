@@ -33,8 +33,9 @@ def create_analyzer(
     the logits before the model's final softmax. `embedding` names the token embedding if a model applies several to its
     token ids. Method names from captum and iNNvestigate also work.
 
-    `model` is a module, or a program from `torch.export`. Models inside `torch.compile`, DataParallel and
-    DistributedDataParallel are unwrapped, so layers have the names that they have in the original model.
+    `model` is a module, a program from `torch.export`, or a `pellucid.function` of NumPy arrays, for methods that only
+    need its outputs. Models inside `torch.compile`, DataParallel and DistributedDataParallel are unwrapped, so layers
+    have the names that they have in the original model.
 
     Raises `UnknownName` for an unknown method, and `ConfigError` for an unknown option or an invalid value.
 

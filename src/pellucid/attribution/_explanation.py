@@ -197,8 +197,8 @@ class Explanation(Shown, Pictured):
     seed: int | None
     """Random seed of the method; None for deterministic methods."""
     method: str
-    details: Mapping[str, Tensor] = field(default_factory=dict)
-    """Additional results per image, (batch,) each."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Additional results per image, (batch, …) each; maps of several inputs are in their structure."""
     notes: tuple[str, ...] = ()
     """Caveats about these maps, such as a root that was not found."""
     remedy: str = field(default="", repr=False)

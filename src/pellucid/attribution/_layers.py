@@ -1,30 +1,22 @@
-"""The layer for class activation maps: found automatically or by name, and read along with its gradient."""
+"""The layer for class activation maps: found automatically or by name."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid.attribution._axes import channel_axis, is_passive
-from pellucid.attribution._missing import check_gradients
 from pellucid.attribution._places import Fold, last_tokens, tokens_of
 from pellucid.attribution._subject import Subject
-from pellucid.attribution._target import Target
 from pellucid.core.errors import ModelError
-from pellucid.engine.derivatives import WAY_OUT, check_graph, missing_derivative
 from pellucid.engine.recorder import Recorder
 from pellucid.engine.table import tensors_in
 from pellucid.engine.wrapping import check_model, find_module
 
-__all__ = ["Layer", "Read", "find_layer", "read_layer"]
-
-
-class _ControlFlowDiffers(ModelError):
-    """The call that provides the feature maps is not where it was in the last forward pass."""
+__all__ = ["Layer", "Probe", "check_uses", "find_layer", "named", "observed"]
 
 
 @dataclass(frozen=True)
@@ -41,17 +33,6 @@ class Layer:
     """Index of the function call, for a layer found automatically."""
     fold: Fold | None = None
     """Arrangement of the output's tokens as maps; None if the output already consists of maps, or if unknown."""
-
-
-@dataclass(frozen=True, eq=False)
-class Read:
-    """A layer's output for a batch, and the gradient of the explained score with respect to it."""
-
-    values: Tensor
-    gradient: Tensor
-    """Same shape as `values`."""
-    logits: Tensor
-    classes: Tensor
 
 
 def find_layer(subject: Subject, images: Tensor, name: str | None) -> Layer:
@@ -73,14 +54,14 @@ def find_layer(subject: Subject, images: Tensor, name: str | None) -> Layer:
 def _search(subject: Subject, image: Tensor, name: str | None) -> Layer:
     search = _Search(subject.model, image)
     outputs: list[Any] = []
-    collecting = nullcontext() if name is None else _observed(subject.model, name, outputs.append)
+    collecting = nullcontext() if name is None else observed(subject.model, name, outputs.append)
     with collecting:
         subject.logits(image, within=search)
     subject.settle(image)
     if name is None:
         found = last_tokens(subject, image) if search.ends_in_tokens else None
         return search.chosen() if found is None else Layer(found.name, found.shape, None, found.call, found.fold)
-    _check_uses(name, len(outputs))
+    check_uses(name, len(outputs))
     if not isinstance(outputs[0], Tensor):
         received = type(outputs[0]).__name__
         raise ModelError(f"layer {name!r} returns a {received}, not a tensor; name a layer inside it, or the next one.")
@@ -89,100 +70,32 @@ def _search(subject: Subject, image: Tensor, name: str | None) -> Layer:
     return Layer(name, shape, search.axis_of(outputs[0]), fold=fold)
 
 
-def _check_uses(name: str, count: int) -> None:
+def check_uses(name: str, count: int) -> None:
     if count != 1:
         advice = "name the parent module of one of its uses" if count else "name a layer that is used"
         raise ModelError(f"layer {name!r} is used {count} times in a forward pass, but must be used once; {advice}.")
 
 
-def read_layer(subject: Subject, images: Tensor, target: Target, name: str | None) -> tuple[Layer, Read]:
-    """Find a layer, and read its output and the gradient of the explained score with respect to it.
+class Probe:
+    """Sees the output of a layer, and returns what the layers above receive instead."""
 
-    The layers before it run without gradients. Raises `ModelError` if the score does not depend on the layer, and the
-    errors of `find_layer`.
-    """
-    layer = find_layer(subject, images, name)
-    try:
-        return layer, _read(subject, images, target, layer)
-    except _ControlFlowDiffers:
-        # some models compute constants in their first pass only, such as attention biases in eval mode
-        subject.layers.clear()
-        layer = find_layer(subject, images, name)
-        return layer, _read(subject, images, target, layer)
-
-
-def _read(subject: Subject, images: Tensor, target: Target, layer: Layer) -> Read:
-    probe = _Probe()
-    if layer.call is None:
-        with _observed(subject.model, layer.name, probe):
-            logits = subject.logits(images, within=nullcontext())
-    else:
-        logits = subject.logits(images, within=_CallProbe(layer, probe, Recorder(subject.model, images[:1])))
-    subject.settle(images)
-    if layer.call is not None and not probe.seen:
-        raise _ControlFlowDiffers(
-            f"the feature maps came from {layer.name} in the last forward pass, but the model makes fewer calls now; "
-            "name a layer with layer='…'."
-        )
-    _check_uses(layer.name, len(probe.seen))
-    values, zeros = probe.seen[0]
-    scores = target.scores(logits).sum()
-    _check_is_hidden(layer, logits)
-    if not scores.requires_grad:
-        raise ModelError(_independent(layer))
-    check_graph(scores, WAY_OUT)
-    try:
-        # The added zeros are the only leaf of the graph: the layers before them ran without gradients.
-        slope = torch.autograd.grad(scores, zeros, allow_unused=True)[0]
-    except RuntimeError as error:
-        raise missing_derivative(error, WAY_OUT) or error from error
-    if slope is None:
-        raise ModelError(_independent(layer))
-    logits = logits.detach()
-    if len(slope) == len(images):  # otherwise the first axis is not the batch, and rows are not images
-        check_gradients(subject, images, [target], [slope], logits)
-    return Read(values, slope, logits, target.classes(logits))
-
-
-def _independent(layer: Layer) -> str:
-    return (
-        f"the explained score does not depend on layer {layer.name!r} through a differentiable path; "
-        "name a layer on the path to the logits with layer='…'."
-    )
-
-
-def _check_is_hidden(layer: Layer, logits: Tensor) -> None:
-    """Raise `ModelError` if an automatically found layer is the output, whose gradient only shows the target."""
-    if layer.call is not None and logits.ndim == len(layer.shape) and max(logits.shape[2:], default=1) > 1:
-        raise ModelError(
-            f"the model outputs maps, {tuple(logits.shape[1:])}, like a segmentation model, so its last feature maps "
-            "are the output itself and would only show the target; name an earlier layer with layer='…'."
-        )
-
-
-class _Probe:
-    """Keep a layer's output and add zeros to it; the score is then differentiated with respect to the zeros."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[Tensor, Tensor]] = []
+    uses: int = 0
+    """Number of outputs seen."""
 
     def __call__(self, output: Tensor, *, in_place: bool = False) -> Tensor:
-        """Record the output and return it with the zeros added."""
-        with torch.enable_grad():  # the graph starts here: nothing before the layer requires a gradient
-            zeros = torch.zeros_like(output).requires_grad_()
-            # A copy, because later layers may work in place.
-            self.seen.append((output.detach().clone(), zeros))
-            return output.add_(zeros) if in_place else output + zeros
+        """Return the output that the layers above receive; `in_place`: the same tensor, modified."""
+        self.uses += 1
+        return output
 
 
 @contextmanager
-def _observed(model: nn.Module, name: str, observe: Callable[..., Any]) -> Iterator[None]:
+def observed(model: nn.Module, name: str, observe: Callable[..., Any]) -> Iterator[None]:
     """Pass each output of a module to `observe`, and replace it with the result unless that is None."""
 
     def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         # A module that works in place returns its input: the zeros must then be added in place as well, or code that
         # holds the input tensor, such as a residual connection, would miss them.
-        is_same = isinstance(observe, _Probe) and any(output is value for value in inputs)
+        is_same = isinstance(observe, Probe) and any(output is value for value in inputs)
         return observe(output, in_place=True) if is_same else observe(output)
 
     handle = find_module(model, name).register_forward_hook(hook)
@@ -192,32 +105,7 @@ def _observed(model: nn.Module, name: str, observe: Callable[..., Any]) -> Itera
         handle.remove()
 
 
-class _CallProbe(TorchFunctionMode):
-    """Apply a probe to the output of one function call of a forward pass."""
-
-    def __init__(self, layer: Layer, probe: _Probe, recorder: Recorder) -> None:
-        super().__init__()
-        self._layer, self._probe, self._count = layer, probe, 0
-        self._recorder = recorder  # never entered, only used for module names
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        value = func(*args, **(kwargs or {}))
-        self._count += 1
-        # Counted as in `_Search`, so that the index refers to the same call.
-        if self._count != self._layer.call:
-            return value
-        # A different branch may make the same number of calls, so name, module and shape must match as well.
-        is_same = self._layer.name == _named(self._recorder, func)
-        if not is_same or not isinstance(value, Tensor) or value.shape[1:] != self._layer.shape[1:]:
-            raise _ControlFlowDiffers(
-                f"the feature maps came from {self._layer.name} in the last forward pass, but the model's control flow "
-                "differs now; name a layer with layer='…'."
-            )
-        # An in-place function returns its argument, which later code may also use.
-        return self._probe(value, in_place=any(value is tensor for tensor in tensors_in(args)))
-
-
-def _named(recorder: Recorder, func: Callable[..., Any]) -> str:
+def named(recorder: Recorder, func: Callable[..., Any]) -> str:
     """Name a function and the module that calls it now."""
     path = recorder.path()
     return f"{getattr(func, '__name__', '')} in {repr(path) if path else 'the model itself'}"
@@ -265,16 +153,16 @@ class _Search(TorchFunctionMode):
     def _check_bypass(self, func: Callable[..., Any], sources: list[tuple[Tensor, int | None]]) -> None:
         """Note an operation that uses values from before the last maps."""
         if self._last is not None and any(self._created[id(tensor)] < (self._last.call or 0) for tensor, _ in sources):
-            self._bypass = _named(self._recorder, func)
+            self._bypass = named(self._recorder, func)
 
     def _note(self, func: Callable[..., Any], out: Tensor, axis: int | None) -> None:
         """Note feature maps, or a later output with several positions, such as tokens."""
         places = [size for number, size in enumerate(out.shape) if number not in (0, axis)]
         if out.ndim == self._rank and axis is not None and max(places, default=1) > 1:
-            self._last = Layer(_named(self._recorder, func), tuple(out.shape), axis, self._count)
+            self._last = Layer(named(self._recorder, func), tuple(out.shape), axis, self._count)
             self._later = self._bypass = ""
         elif out.ndim > 2 and sum(size > 1 for size in out.shape[1:]) > 1:
-            self._later = f"{_named(self._recorder, func)}, of shape {tuple(out.shape)}"
+            self._later = f"{named(self._recorder, func)}, of shape {tuple(out.shape)}"
 
     def chosen(self) -> Layer:
         """Return the last layer with feature maps; `ModelError` if there is none, or if the logits also bypass it."""

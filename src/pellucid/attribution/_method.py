@@ -50,6 +50,10 @@ class Attribution(Options):
     reaches_layers: ClassVar[bool] = False
     """True if the method defines relevance at hidden layers: `attribute_each` then returns one outcome per target and
     layer, in the order of `question.places`, if `question.layers` is not empty."""
+    takes_tokens: ClassVar[bool] = True
+    """True if the method explains models of token ids, whose embeddings, (1, token, feature), it receives."""
+    is_model_agnostic: ClassVar[bool] = False
+    """True if the method only needs the model's outputs, so that it also explains a `pellucid.function` of arrays."""
     remedy: ClassVar[str] = (
         "Compute in float64 (model.double() and images.double()), where rounding is far smaller, or choose a method "
         "whose relevances cancel less, such as 'lrp.gamma'."

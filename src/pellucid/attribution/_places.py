@@ -23,7 +23,7 @@ from pellucid.engine.recorder import Recorder
 from pellucid.engine.table import substitute, tensors_in
 from pellucid.engine.wrapping import find_module
 
-__all__ = ["Fold", "Places", "Tokens", "last_tokens", "tokens_of"]
+__all__ = ["SAME", "Coordinates", "Fold", "Places", "Tokens", "fold_of", "last_tokens", "tokens_of"]
 
 SAME = 1e-4
 """Coordinates closer than this are equal; the finest grids have some hundred positions along an axis."""
@@ -62,8 +62,12 @@ class Places(TorchFunctionMode):
 
     def fold(self, value: Tensor) -> Fold | None:
         """Return how to fold a value to the plane; None if its positions do not fill a regular grid."""
-        _, places = self._places.get(id(value), (None, None))
-        return None if places is None or value.ndim < 3 or len(value) != 1 else _fold(places)
+        places = self.of(value)
+        return None if places is None or value.ndim < 3 or len(value) != 1 else fold_of(places)
+
+    def of(self, value: Tensor) -> "Coordinates | None":
+        """Return the coordinates of a value; None if they are unknown."""
+        return self._places.get(id(value), (None, None))[1]
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -200,7 +204,7 @@ def _variety(places: Coordinates) -> int:
     return sum(len(own.unique()) for own in places)
 
 
-def _fold(places: Coordinates) -> Fold | None:
+def fold_of(places: Coordinates) -> Fold | None:
     """Find the regular grid of one value's coordinates, (spatial axis, 1, …)."""
     spread = places.amax(0)  # any of the coordinates tells values with a place from those without
     varying = [axis for axis in range(1, spread.ndim) if bool((places != places.narrow(axis + 1, 0, 1)).any())]

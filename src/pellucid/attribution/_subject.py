@@ -1,10 +1,10 @@
 """The explained model: plain, recorded and checked forward passes."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,8 @@ from pellucid.engine.model import (
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.operations.layers import fast_max_pool
 from pellucid.engine.outputs import choose_output
-from pellucid.engine.relevance import Propagation, fold_batch_norms, propagate, record
-from pellucid.engine.tape import Tape
+from pellucid.engine.relevance import Propagation, fold_batch_norms, folded, propagate, propagate_along, record
+from pellucid.engine.tape import Tape, Unknown
 from pellucid.engine.wrapping import check_hidden_norms, check_model, holds_script, is_probabilities
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Subject"]
 
+T = TypeVar("T")
+
+_UNKNOWN = "tape with operations that have no rule"
 CACHED_BYTES, MOST_PASSES_IN_ONE = 4_000_000, 4
 """Tensors up to `CACHED_BYTES` stay in the CPU cache along with everything else a forward pass keeps. For models with
 only such tensors, up to `MOST_PASSES_IN_ONE` batches of the usual size run as one."""
@@ -84,6 +87,8 @@ class Subject:
     """True if parts of the model are TorchScript; None: unknown yet."""
     _is_settled: bool = False
     """True once this call has ruled out batch statistics that depend on the images."""
+    _kept: dict[Any, Any] | None = None
+    """Passes over the current images, while several methods explain them."""
 
     def begin(self, box: tuple[Tensor, Tensor] | None = None) -> None:
         """Reset the per-call state: the weights may have changed, and the first image must be checked again."""
@@ -95,6 +100,38 @@ class Subject:
         self._is_settled = False
         self._hides_operations = holds_script(self.model)
         keep_freed_memory()
+
+    @contextmanager
+    def keeping_passes(self) -> Iterator[None]:
+        """Keep passes over the same images for the next method; the caller must not change images or weights."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def once(self, what: Hashable, images: Tensor, compute: Callable[[], T]) -> T:
+        """Compute something about the images, or return what an earlier method has computed; see `keeping_passes`."""
+        if self._kept is None:
+            return compute()
+        key = self._key(what, images)
+        if key not in self._kept:
+            # with the images, so that their memory is not used for others
+            self._kept[key] = compute(), images
+        kept: T = self._kept[key][0]
+        return kept
+
+    def _has(self, what: Hashable, images: Tensor) -> bool:
+        return self._kept is not None and self._key(what, images) in self._kept
+
+    @staticmethod
+    def _key(what: Hashable, images: Tensor) -> Hashable:
+        return (what, images.data_ptr(), images.shape, images.stride(), images.dtype)
+
+    def _plain(self, images: Tensor) -> Tensor:
+        """Return the logits of a plain forward pass without gradients."""
+        with torch.no_grad():
+            return self.once("logits", images, lambda: self.logits(images))
 
     @property
     def packing(self) -> "Packing | None":
@@ -211,8 +248,7 @@ class Subject:
 
     def predict(self, images: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[Target]]:
         """Return the finite logits of the images, and the targets with their predicted classes filled in."""
-        with torch.no_grad():
-            logits = self.logits(images)
+        logits = self._plain(images)
         self.check_finite(logits, targets)
         return logits, [target.held(logits) for target in targets]
 
@@ -231,9 +267,25 @@ class Subject:
     ) -> list[Propagation]:
         """Propagate each seed back to the images with a composite of rules, after checking the first image."""
         self.guard(images, with_unknown=takes_unknown(composite))
-        results = propagate(self.model, images, composite, seeds_of, question, box=self.box)
+        if self._kept is None or self.box is not None:
+            results = propagate(self.model, images, composite, seeds_of, question, box=self.box)
+        else:
+            # the pass consumes its copy of the nodes and leaves the kept tape as it is
+            tape = self._folded(images, question, takes_unknown(composite))
+            results = propagate_along(next(tape.copies(2)), composite, seeds_of, question)
         self.compare(images, results[0].logits)
         return results
+
+    def _folded(self, images: Tensor, question: Question, with_unknown: bool) -> Tape:
+        """Record a forward pass, or return that of an earlier method to the same layers."""
+        plain, unknown = ("tape", question.layers), (_UNKNOWN, question.layers)
+        # a pass that was recorded without them has no operations without a rule
+        if with_unknown and not self._has(plain, images):
+            tape = self.once(unknown, images, lambda: folded(self.model, images, question, with_unknown=True))
+            if any(isinstance(node, Unknown) for node in tape.nodes):
+                return tape
+            return self.once(plain, images, lambda: tape)
+        return self.once(plain, images, lambda: folded(self.model, images, question))
 
     def multipliers(
         self, images: Tensor, baseline: Tensor, slopes_of: Callable[[Tensor], Sequence[Tensor]], question: Question
@@ -290,8 +342,7 @@ class Subject:
         Costs one forward pass of the batch. Raises `ModelError` for logits with NaN or infinities, and `BatchMixed` if
         images of the batch affect each other's logits.
         """
-        with torch.no_grad():
-            plain = self.logits(images)
+        plain = self._plain(images)
         self.check_finite(plain)
         self._check_same(images, plain, logits, "when it is recorded")
         # A single image has just run alone.
@@ -302,8 +353,7 @@ class Subject:
         """Raise `BatchMixed` if the first image has different logits in a batch than alone; checked once per call."""
         if self._is_alone_checked:
             return
-        with torch.no_grad():
-            alone = self.logits(images[:1])
+        alone = self._plain(images[:1])
         self._check_same(images[:1], alone, logits[:1], "with gradients", is_mixed=len(images) > 1)
         self._is_alone_checked = True
 

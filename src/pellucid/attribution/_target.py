@@ -110,6 +110,16 @@ class Target:
         assert not isinstance(self.request, str)
         return {"target": self.request}  # type: ignore[dict-item]  # the other types are handled above
 
+    @property
+    def key(self) -> tuple[object, ...] | None:
+        """The requested classes as plain numbers, equal for equal requests; None for a custom score."""
+        if self.score is not None:
+            return None
+        if self.is_all:
+            return ("all",)
+        asked = [None if one is None else _as_tensor(one) for one in self._asked.values()]
+        return tuple(None if one is None else (one.ndim, *one.flatten().tolist()) for one in asked)
+
     def check(self, images: int) -> None:
         """Raise `ShapeError` before any computation if the target does not have one class per image."""
         if self.is_all or self.score is not None:

@@ -244,7 +244,7 @@ def _rearranged(embedded: Tensor, positions: Tensor, looked_up: Tensor, weight: 
 
 def check_suits(name: str, method: Attribution) -> None:
     """Raise `UnsupportedOperation` for methods that explain regions of an image."""
-    if method.family in ("class_activation", "perturbation"):
+    if method.family == "class_activation" or not method.takes_tokens:
         raise UnsupportedOperation(
             f"{name} explains regions of an image, which tokens do not have; choose a method that gives each input its "
             "own relevance, such as 'lrp.epsilon', 'deeplift' or 'integrated_gradients'."

@@ -26,6 +26,9 @@ model with several inputs, a tuple or dict holds one of these per input."""
 
 COPIES_AT_ONCE = 32
 """Perturbed images per forward pass; larger batches of images run one copy at a time."""
+CACHED_VALUES, FEWEST_COPIES = 200_000, 4
+"""On a CPU, a pass takes at most so many input values, so that its activations stay in the cache: 16 copies of 64×64
+RGB images, and for larger images at least `FEWEST_COPIES`."""
 QUIET_SECONDS = 1.0
 """Work that finishes within this time shows no progress bar."""
 
@@ -45,8 +48,12 @@ class Trials:
     @property
     def at_once(self) -> int:
         """Copies of the images per forward pass."""
-        # A model that mixes images gets each copy alone.
-        return 1 if self._subject.is_mixed else max(1, COPIES_AT_ONCE // len(self.images))
+        if self._subject.is_mixed:
+            return 1  # a model that mixes images gets each copy alone
+        most = COPIES_AT_ONCE
+        if self.images.device.type == "cpu":
+            most = min(most, max(FEWEST_COPIES, CACHED_VALUES // self.images[0].numel()))
+        return max(1, most // len(self.images))
 
     def scores(self, copies: Tensor) -> Tensor:
         """Compute the scores, (target, copy, batch), of copies (copy, batch, …)."""
@@ -71,8 +78,11 @@ class Trials:
         """Compute the scores, (target, batch), from logits of the images."""
         return torch.stack([target.scores(logits) for target in self._targets])
 
-    def outcomes(self, maps: Tensor, copies: int, promised: Tensor | None = None) -> list[Outcome]:
-        """Return one outcome per target, from maps (target, batch, …) and their promised sums, (target, batch)."""
+    def outcomes(self, maps: Tensor, copies: int, promised: Tensor | None = None, **details: Tensor) -> list[Outcome]:
+        """Return one outcome per target, from maps (target, batch, …) and their promised sums, (target, batch).
+
+        `details` are additional results, (target, batch, …) each.
+        """
         spent = torch.full((len(self.images),), copies + 1, device=self.images.device)  # + 1: the unperturbed image
         return sharing(
             [
@@ -82,6 +92,7 @@ class Trials:
                     target.classes(self.logits),
                     None if promised is None else promised[number],
                     evaluations=spent,
+                    details={name: values[number] for name, values in details.items()},
                 )
                 for number, (target, relevance) in enumerate(zip(self._targets, maps, strict=True))
             ]

@@ -1,6 +1,6 @@
 """DeepLIFT: the change of the logit from a baseline, distributed by the change of each activation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NoReturn
 
 import torch
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pellucid.attribution import COMPLETE, METHODS, Attribution, Outcome, Question, Subject, Target, sharing, weighted
 from pellucid.attribution._baselines import Baseline, baseline_like, is_per_image
-from pellucid.core.errors import UnsupportedOperation
+from pellucid.attribution._references import References, checked_references
+from pellucid.core.errors import ConfigError, UnsupportedOperation
 from pellucid.engine.lockstep import Multipliers
 
 
@@ -35,8 +36,28 @@ class DeepLift(Attribution):
 
     baseline: Baseline = 0.0
     """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
+    references: References = None
+    """A distribution of baselines, (reference, …), instead of `baseline`: the map is the mean over all of them, which
+    sums to f(x) − mean f(x₀). For several inputs, in their structure."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.references is not None and not (isinstance(self.baseline, float | int) and self.baseline == 0):
+            raise ConfigError("deeplift got a baseline and references; pass one of them.")
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        if self.references is None:
+            return self._from_one(subject, images, question)
+        references = checked_references("deeplift", self.references, images)
+        # one reference at a time, for all images: memory does not depend on the number of references
+        each = [
+            replace(self, references=None, baseline=reference)._from_one(subject, images, question)
+            for reference in references
+        ]
+        return sharing([_mean(list(outcomes)) for outcomes in zip(*each, strict=True)])
+
+    def _from_one(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
+        """Compute the relevance of a batch with one baseline for each image."""
         # A baseline for all images is run once: its recorded pass broadcasts to the batch.
         alike = images if is_per_image(self.baseline, images) else images[:1]
         baseline = baseline_like(self.baseline, alike)
@@ -61,6 +82,20 @@ class DeepLift(Attribution):
             precision=result.precision,
             activations=result.activations,
         )
+
+
+def _mean(outcomes: list[Outcome]) -> Outcome:
+    """Average the outcomes of several baselines."""
+    first, count = outcomes[0], len(outcomes)
+    relevance, promised = torch.zeros_like(first.relevance), torch.zeros_like(first.logits.flatten(1)[:, 0])
+    sums = [outcome.promised for outcome in outcomes if outcome.promised is not None]
+    for outcome in outcomes:
+        relevance += outcome.relevance / count
+    for each in sums:
+        promised += each / count
+    spent = torch.full((len(relevance),), count, device=relevance.device)
+    # A layer that other paths bypass has no promised sum, for any baseline.
+    return replace(first, relevance=relevance, promised=promised if sums else None, evaluations=spent)
 
 
 def _misses_its_sum(outcome: Outcome) -> bool:

@@ -22,6 +22,13 @@ def slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[
 
     Raises `UnsupportedOperation` if a score depends on the image but has no gradient.
     """
+    keys = tuple(target.key for target in targets)
+    if None in keys:  # custom scores cannot be compared with those of an earlier method
+        return _slopes(subject, images, targets)
+    return subject.once(("slopes", keys), images, lambda: _slopes(subject, images, targets))
+
+
+def _slopes(subject: Subject, images: Tensor, targets: Sequence[Target]) -> list[Outcome]:
     # A copy: the caller's tensor must not start to require a gradient.
     leaf = images.detach().clone().requires_grad_()
     logits = subject.logits(leaf)

@@ -14,6 +14,7 @@ class Control(Attribution):
     """A map that does not depend on the network."""
 
     family: ClassVar[str] = "control"
+    is_model_agnostic: ClassVar[bool] = True
     promises: ClassVar[frozenset[str]] = frozenset({"deterministic"})
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:

@@ -29,6 +29,8 @@ class Occlusion(Attribution):
 
     family: ClassVar[str] = "perturbation"
     reaches_layers: ClassVar[bool] = True
+    takes_tokens: ClassVar[bool] = False
+    is_model_agnostic: ClassVar[bool] = True
     unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how much the explained logit drops when a window around each pixel is hidden"
 

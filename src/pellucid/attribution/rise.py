@@ -27,6 +27,8 @@ class Rise(Attribution):
     """
 
     family: ClassVar[str] = "perturbation"
+    takes_tokens: ClassVar[bool] = False
+    is_model_agnostic: ClassVar[bool] = True
     unit: ClassVar[str] = "logits"
     answers: ClassVar[str] = "how high the explained logit is, on average, when each pixel is visible"
     promises: ClassVar[frozenset[str]] = frozenset({"class_specific"})

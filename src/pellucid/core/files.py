@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pellucid.core.errors import DataError
 
-__all__ = ["MOST_BYTES", "TEMPORARY", "check_files", "read_regular", "replace_file"]
+__all__ = ["MOST_BYTES", "TEMPORARY", "check_files", "is_shortage", "read_regular", "replace_file"]
 
 TEMPORARY = ".pellucid-*.tmp"
 """Pattern of the names of temporary files; those of a killed process are deleted by the next run."""
@@ -28,6 +28,16 @@ def check_files(paths: Sequence[Path]) -> None:
     folders = [str(path) for path in paths if path.is_dir()]
     if folders:
         raise DataError(f"{', '.join(folders)} is a folder; pass the images in it, such as {folders[0]}/*.jpg.")
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Return True if an error means that memory or open files have run out, whatever was being read.
+
+    >>> is_shortage(OSError(errno.EMFILE, "too many open files")), is_shortage(FileNotFoundError(errno.ENOENT, "gone"))
+    (True, False)
+    """
+    is_short = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return is_short or isinstance(error, MemoryError)
 
 
 def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:

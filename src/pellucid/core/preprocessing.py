@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ShapeError
+from pellucid.core.raster import MOST_PIXELS
 
 __all__ = ["Preprocessing"]
 
@@ -84,7 +85,15 @@ class Preprocessing:
         if self.function is not None:
             return self.function(picture)
         if self.resize is not None:
-            picture = picture.resize(self._size_of(picture), INTERPOLATIONS[self.interpolation])
+            width, height = self._size_of(picture)
+            if width * height > max(
+                MOST_PIXELS, picture.width * picture.height
+            ):  # a narrow strip would fill the memory
+                raise ShapeError(
+                    f"a picture of {picture.width}×{picture.height} pixels would be resized to {width}×{height}, more "
+                    f"than {MOST_PIXELS / 1e6:g} megapixels; crop it first."
+                )
+            picture = picture.resize((width, height), INTERPOLATIONS[self.interpolation])
         if self.crop is None:
             return picture
         height, width = self.crop

@@ -9,6 +9,9 @@
 - `_sample`: a stratified sample of any of these, or of a user's data set, loader or tensors (`_user_data`), never
   loaded whole; `_known` finds labels and class names, `_matching` compares them with a model's, `_reservoir` samples
   streams
+- `_each`: reads images one by one, where an unreadable one is a result; `_fingerprint` identifies a data set
+- `_shards` finds files by pattern and split, `_paths` lists those of a folder; `_tar` and `_samples` index shards;
+  `_table` holds tables; `_npy`, `_inflate` and `_image_array` read arrays
 - `_items`, `_collector`: convert images of any kind to one tensor; `_materialise` reads a map-style data set
 - `_loaders`: shuffled batches of a training epoch
 - `_download`, `_web`: verified downloads from mirrors; `_pictures`, `_resize`: decode and scale pictures

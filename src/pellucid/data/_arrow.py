@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from pellucid.core.errors import DataError
+from pellucid.core.files import is_shortage
 
-__all__ = ["count_rows", "read_cells", "read_column", "read_schema", "read_table"]
+__all__ = ["count_rows", "read_cells", "read_labels", "read_schema", "read_table", "row_groups"]
 
 LARGEST_WHOLE = 2**53
 """Floats up to this value hold every whole number."""
@@ -53,26 +54,47 @@ def read_schema(file: Path) -> Any:
 
 def count_rows(file: Path) -> int:
     """Return the number of rows of a file."""
-    opened = _opened(file)
-    if hasattr(opened, "metadata") and hasattr(opened, "iter_batches"):
-        return int(opened.metadata.num_rows)
-    return sum(batch.num_rows for batch in _batches(opened))
+    return int(row_groups(file).sum())
 
 
-def _batches(opened: Any) -> Iterator[Any]:
-    """Yield the record batches of an Arrow file."""
-    if hasattr(opened, "num_record_batches"):
-        return (opened.get_batch(index) for index in range(opened.num_record_batches))
-    return iter(opened.to_batches(ROWS_AT_ONCE))
+def row_groups(file: Path) -> np.ndarray:
+    """Return the number of rows of each part of a file that can be read without the others, (part,)."""
+    with _readable(file):
+        opened = _opened(file)
+        if hasattr(opened, "iter_batches"):
+            counts = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
+        elif hasattr(opened, "num_record_batches"):
+            counts = [opened.get_batch(index).num_rows for index in range(opened.num_record_batches)]
+        else:
+            counts = [batch.num_rows for batch in opened.to_batches()]
+    return np.array(counts, np.int64)
 
 
-def read_column(file: Path, name: str) -> list[Any]:
-    """Return the values of a column of numbers or strings."""
+def read_labels(file: Path, name: str) -> tuple[np.ndarray, list[str] | None]:
+    """Return a column of integers, or of strings as (row,) indices of the values that are also returned.
+
+    Raises `DataError` for a missing value and for integers of more than 64 bits.
+    """
+    import pyarrow as pa
+    from pyarrow import types
+
     with _readable(file):
         opened = _checked(_opened(file), file, name)
         if hasattr(opened, "iter_batches"):
-            return list(opened.read(columns=[name]).column(name).to_pylist())
-        return [value for batch in _batches(opened) for value in batch.column(name).to_pylist()]
+            column = opened.read(columns=[name]).column(name)
+        else:
+            column = _whole(opened).column(name)
+        if types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if column.null_count:
+            row = int(column.is_null().to_numpy().argmax())
+            raise DataError(f"row {row} of {file.name} has no {name}; remove rows without labels.")
+        if types.is_integer(column.type):
+            return column.cast(pa.int64()).to_numpy(), None
+        encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
+        # a single chunk, or none for an empty column
+        encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
+        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def _checked(opened: Any, file: Path, name: str) -> Any:
@@ -82,38 +104,52 @@ def _checked(opened: Any, file: Path, name: str) -> Any:
     return opened
 
 
-def read_cells(file: Path, name: str, rows: np.ndarray) -> Iterator[tuple[int, Any]]:
-    """Yield (row, value) of one column for ascending rows, decoding a few rows at a time."""
-    if len(rows):
-        with _readable(file):
-            yield from _chosen(_checked(_opened(file), file, name), name, rows)
+def read_cells(file: Path, name: str, rows: np.ndarray, counts: np.ndarray) -> Iterator[tuple[int, Any]]:
+    """Yield (row, value) of one column for ascending rows, decoding a few rows at a time.
 
-
-def _chosen(opened: Any, name: str, rows: np.ndarray) -> Iterator[tuple[int, Any]]:
-    start = 0
-    for count, batches in _groups(opened, name):
-        chosen = rows[(rows >= start) & (rows < start + count)]
-        if len(chosen):
-            position = start
-            for batch in batches():
-                inside = chosen[(chosen >= position) & (chosen < position + batch.num_rows)]
-                for row in inside.tolist():
-                    yield row, batch.column(name)[row - position].as_py()
-                position += batch.num_rows
-                if position > chosen[-1]:
-                    break
-        start += count
-
-
-def _groups(opened: Any, name: str) -> Iterator[tuple[int, Any]]:
-    """Yield the number of rows of each independent part of a file, and a function that reads its batches."""
-    if not hasattr(opened, "iter_batches"):
-        for batch in _batches(opened):
-            yield batch.num_rows, lambda batch=batch: iter((batch,))
+    `counts` are the `row_groups` of the file, of which only those with the rows are read. The value is a `DataError` if
+    it cannot be read, for example because that part of the file is damaged. Raises `DataError` if the file is gone.
+    """
+    if not len(rows):
         return
-    for group in range(opened.num_row_groups):
-        rows = opened.metadata.row_group(group).num_rows
-        yield rows, lambda group=group: opened.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[name])
+    with _readable(file):
+        opened = _checked(_opened(file), file, name)
+    ends = np.cumsum(counts)
+    groups = np.searchsorted(ends, rows, side="right")
+    for group in np.unique(groups).tolist():
+        chosen = rows[groups == group]
+        start = int(ends[group] - counts[group])
+        last = start - 1
+        try:
+            for last, value in _values_in(_batches_of(opened, name, group), name, chosen, start):
+                yield last, value
+        except Exception as error:  # pyarrow raises many kinds for a damaged file
+            read_schema(file)  # raises an error if the whole file is gone
+            if is_shortage(error):
+                raise
+            for row in chosen[chosen > last].tolist():
+                yield row, DataError(f"row {row} of {file.name} cannot be read: {str(error) or type(error).__name__}")
+
+
+def _batches_of(opened: Any, name: str, group: int) -> Iterator[Any]:
+    """Yield the batches of one part of a file."""
+    if hasattr(opened, "iter_batches"):
+        yield from opened.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[name])
+    elif hasattr(opened, "num_record_batches"):
+        yield opened.get_batch(group)
+    else:
+        yield opened.to_batches()[group]
+
+
+def _values_in(batches: Iterator[Any], name: str, chosen: np.ndarray, position: int) -> Iterator[tuple[int, Any]]:
+    """Yield the values of chosen rows in batches of which the first starts at row `position`."""
+    for batch in batches:
+        inside = chosen[(chosen >= position) & (chosen < position + batch.num_rows)]
+        for row in inside.tolist():
+            yield row, batch.column(name)[row - position].as_py()
+        position += batch.num_rows
+        if position > chosen[-1]:
+            return
 
 
 def read_table(file: Path) -> tuple[list[str], int, dict[str, str], Any]:

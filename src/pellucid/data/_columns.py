@@ -11,7 +11,16 @@ from pellucid.core.errors import ConfigError, DataError, UnknownName
 from pellucid.data._items import IMAGE_KEYS, LABEL_KEYS
 from pellucid.data._pictures import read_picture
 
-__all__ = ["check_options", "image_column", "label_column", "picture_of", "test_parts", "train_part"]
+__all__ = [
+    "check_options",
+    "ignores_labels",
+    "image_column",
+    "label_column",
+    "optional_label_column",
+    "picture_of",
+    "test_parts",
+    "train_part",
+]
 
 OPTIONS = ("image", "label", "split")
 TEST_PARTS = ("test", "testing", "validation", "valid", "val", "dev", "eval")
@@ -24,6 +33,21 @@ def check_options(options: Mapping[str, str], known: Iterable[str] = OPTIONS) ->
     for name in options:
         if name not in known:
             raise UnknownName("option of this data set", name, known)
+
+
+def ignores_labels(options: dict[str, str]) -> bool:
+    """Remove the option `label=none` of a data set without columns, and return True if it was given.
+
+    Raises `UnknownName` for another value.
+
+    >>> options = {"label": "none", "split": "test"}
+    >>> ignores_labels(options), options
+    (True, {'split': 'test'})
+    """
+    label = options.pop("label", None)
+    if label not in (None, "none"):
+        raise UnknownName("option of this data set", f"label={label}", ("label=none",))
+    return label == "none"
 
 
 def test_parts(parts: Sequence[str], wanted: str | None, name: str) -> list[str]:
@@ -83,6 +107,23 @@ def label_column(
     return _only("label", [column for column in others if column in LABEL_KEYS], LABEL_KEYS, columns, name)
 
 
+def optional_label_column(
+    classes: Sequence[str], others: Sequence[str], columns: Sequence[str], wanted: str | None, name: str
+) -> str | DataError:
+    """Return the column of the labels, or the reason why the table has none; `wanted` may be "none".
+
+    Raises the errors of `label_column` if there are several columns, or if `wanted` is another one.
+    """
+    if wanted == "none":
+        return DataError(f"{name} was opened without labels (label=none).")
+    try:
+        return label_column(classes, others, columns, wanted, name)
+    except DataError as error:
+        if wanted is not None or classes or set(others) & set(LABEL_KEYS):
+            raise
+        return error
+
+
 def _wanted(kind: str, wanted: str, candidates: Sequence[str], columns: Sequence[str], name: str) -> str:
     if wanted not in columns:
         raise UnknownName(f"column of {name}", wanted, columns)
@@ -115,8 +156,12 @@ def picture_of(value: Any, roots: Sequence[Path], most_pixels: int, place: str) 
     if not isinstance(path, str):
         raise DataError(f"{place} has no image; remove the row.")
     for root in roots:
-        file = (root / path).resolve()
-        if file.is_relative_to(root.resolve()) and file.is_file():
+        try:
+            file = (root / path).resolve()
+            is_there = file.is_relative_to(root.resolve()) and file.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or a loop of links
+            is_there = False
+        if is_there:
             return read_picture(file, most_pixels, f"{place} ({path})")
     where = " or ".join(map(str, roots))
     raise DataError(f"{place} is the image file {path}, which is not in {where}; only files there are read.")

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from pellucid.core.errors import DataError, PellucidError
+from pellucid.core.files import is_shortage
 from pellucid.core.preprocessing import Preprocessing
 from pellucid.data._lazy import Item
 from pellucid.data._pictures import gray_or_rgb, picture_pixels
@@ -174,11 +175,22 @@ class Converter:
         if self.channels in (1, 3):
             picture = picture.convert("L" if self.channels == 1 else "RGB")
         if isinstance(self.preprocessing, Preprocessing | None):
-            return picture_pixels(self.steps.picture(picture))
+            return picture_pixels(self._prepared(picture, place))
         result = self._transformed(picture, place)
         return (
             picture_pixels(result) if isinstance(result, Image.Image) else dense_tensor(result, f"preprocessed {place}")
         )
+
+    def _prepared(self, picture: Image.Image, place: str) -> Image.Image:
+        """Apply the steps of the model's preprocessing."""
+        try:
+            return self.steps.picture(picture)
+        except PellucidError as error:
+            raise DataError(f"{place} cannot be preprocessed: {error}") from error
+        except Exception as error:
+            if is_shortage(error):
+                raise
+            raise DataError(f"{place} cannot be preprocessed: {type(error).__name__}: {error}.") from error
 
     def _transformed(self, picture: Image.Image, place: str) -> Any:
         """Apply the user's own preprocessing."""
@@ -194,6 +206,8 @@ class Converter:
         except PellucidError:
             raise
         except Exception as error:
+            if is_shortage(error):
+                raise
             raise DataError(f"preprocess failed for {place} with {type(error).__name__}: {error}.") from error
 
 

@@ -102,7 +102,7 @@ def resolved_name(source: str, argument: str) -> str:
     >>> resolved_name("confound", "digits")
     'confound:digits'
     """
-    if source in ("folder", "numpy", "parquet", "hf"):
+    if source in ("folder", "hf", "numpy", "parquet", "webdataset", "zarr"):
         path, mark, options = (argument, "", "") if source == "folder" else argument.partition("?")
         if source != "hf" or Path(path).expanduser().exists():  # otherwise, it is a name on the Hugging Face Hub
             argument = f"{Path(path).expanduser().resolve()}{mark}{options}"

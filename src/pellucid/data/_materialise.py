@@ -43,7 +43,7 @@ def materialise(
     labels, packed, waiting = [], [], []
     shape: torch.Size | None = None
     with track(f"reading {name}", count) as tracker:
-        for index, (place, image, label) in enumerate(images.read(None)):
+        for index, (place, image, label) in enumerate(item[:3] for item in images.read(None)):
             pixels = _pixels(image, place)
             pixels = fitted(pixels.unsqueeze(0), image_size, crop).squeeze(0)
             shape = _same_shape(pixels, shape, place)

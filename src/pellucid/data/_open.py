@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from pellucid.core.checksum import checksum
 from pellucid.core.contracts import ImageSet
 from pellucid.data import DATASETS
 from pellucid.data._download import MirrorsFailed
@@ -60,6 +61,21 @@ def _held(raw: RawData, name: str, remark: str = "") -> OpenData:
 def _of_images(images: ImageSet, raw: RawData, name: str, remark: str) -> LazyImages:
     def read(indices: Sequence[int] | None) -> Iterator[Item]:
         for index in range(len(images)) if indices is None else indices:
-            yield Item(f"image {index} of {name}", images.pixels[index], images.labels[index])
+            yield Item(f"image {index} of {name}", images.pixels[index], images.labels[index], str(index))
 
-    return LazyImages(name, raw.title, len(images), read, images.labels, raw.classes, is_displayed=True, remark=remark)
+    def contents() -> Iterator[bytes]:
+        # the pixels are in memory, and random images, unlike files, depend on the seed
+        yield name.encode()
+        yield checksum(images.pixels).encode()
+
+    return LazyImages(
+        name,
+        raw.title,
+        len(images),
+        read,
+        images.labels,
+        raw.classes,
+        is_displayed=True,
+        remark=remark,
+        contents=contents,
+    )

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageOps
 
 from pellucid.core.errors import DataError
+from pellucid.core.files import is_shortage
 from pellucid.core.raster import TooLarge, open_raster
 
 __all__ = ["gray_or_rgb", "picture_pixels", "read_picture"]
@@ -33,12 +34,17 @@ def picture_pixels(image: Image.Image, size: int | None = None) -> torch.Tensor:
 
 
 def read_picture(source: Path | BytesIO, most_pixels: int, place: str) -> Image.Image:
-    """Decode an image, upright, in mode L or RGB; raises a `DataError` that names `place` if that fails."""
+    """Decode an image, upright, in mode L or RGB; raises a `DataError` that names `place` if that fails.
+
+    Raises the error of the system if it is short of memory or of open files, which is no fault of the image.
+    """
     try:
         with open_raster(source, most_pixels) as opened:
             return gray_or_rgb(opened)
-    # Pillow raises SyntaxError for some damaged PNG files
-    except (OSError, SyntaxError, ValueError, DataError, Image.DecompressionBombError) as error:
+    # of any kind, because what Pillow raises for a damaged file depends on the format and on the damage
+    except Exception as error:
+        if is_shortage(error):
+            raise
         reason = str(error) or type(error).__name__
         remedy = "raise --max-megapixels, or shrink" if isinstance(error, TooLarge) else "repair"
         raise DataError(f"{place} cannot be read as an image ({reason}); {remedy} or remove it.") from error

@@ -51,6 +51,8 @@ def read_all(
 
     Raises `DataError` for images that cannot be used, or that don't fit in memory.
     """
+    for part in filter(None, (opened.train, opened.test)):
+        _check_labels(part)
     parts, chosen = _chosen_parts(opened, request.seed, (limit_train, limit_test))
     collector = Collector()
     for images, indices in zip(parts, chosen, strict=True):
@@ -66,6 +68,17 @@ def read_all(
     return RawData(
         train, test, classes, title=opened.test.title, test_positions=positions, test_total=opened.test.total
     )
+
+
+def _check_labels(images: LazyImages) -> None:
+    """Raise `DataError` if some images are known to have no labels."""
+    images.check_labeled()
+    missing = 0 if images.labels is None else int((images.labels < 0).sum())
+    if missing and images.labels is not None:
+        raise DataError(
+            f"{missing:,} of {len(images.labels):,} images of {images.name} have no label or a negative one, the first "
+            f"at index {int((images.labels < 0).int().argmax())}; label or remove them."
+        )
 
 
 def chosen_for_testing(opened: OpenData, request: Request, limit_test: int | None) -> list[int] | None:

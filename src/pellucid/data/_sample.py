@@ -89,6 +89,7 @@ def sample_data(
     if limit < 1:
         raise ConfigError(f"a sample of {limit} images is empty; give at least 1.")
     images = as_lazy(data)
+    images.check_labeled()
     matched = match_classes(images, classes)
     for name in (images.title, *(matched.names or ())):
         check_text(name, f"a class name or the title of {images.name}")

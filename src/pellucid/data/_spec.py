@@ -19,9 +19,19 @@ WITH_ARGUMENT = {
     "numpy": "numpy:PATH",
     "parquet": "parquet:PATH",
     "torchvision": "torchvision:NAME",
+    "webdataset": "webdataset:PATH",
+    "zarr": "zarr:PATH",
 }
 """Data sets that need an argument, in the form in which they are listed."""
-SUFFIXES = {".npy": "numpy", ".npz": "numpy", ".arrow": "parquet", ".feather": "parquet", ".parquet": "parquet"}
+SUFFIXES = {
+    ".npy": "numpy",
+    ".npz": "numpy",
+    ".arrow": "parquet",
+    ".feather": "parquet",
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+    ".zarr": "zarr",
+}
 """Data sets of files that are given by their paths alone."""
 
 

@@ -21,9 +21,10 @@ from torch.utils.data import (
 )
 
 from pellucid.core.errors import DataError
+from pellucid.core.files import is_shortage
 from pellucid.data._items import separate, split_batch
 from pellucid.data._known import known_classes, known_labels
-from pellucid.data._lazy import Item, LazyImages, OpenData
+from pellucid.data._lazy import Item, LazyImages, OpenData, attempt
 
 __all__ = ["as_lazy", "of_dataset"]
 
@@ -75,7 +76,9 @@ def of_dataset(dataset: Any, name: str | None = None) -> LazyImages:
         # by index: without `__iter__`, a loop over the data set ends at an IndexError, which not all of them raise
         for index in range(total) if indices is None else indices:
             place = f"item {index} of {name}"
-            yield Item(place, *separate(_item(dataset, index, place), place))
+            pair = attempt(lambda index=index, place=place: separate(_item(dataset, index, place), place))
+            image, label = (pair, None) if isinstance(pair, DataError) else pair
+            yield Item(place, image, label, str(index))
 
     return LazyImages(name, _title(dataset), total, read, known_labels(dataset), known_classes(dataset))
 
@@ -102,6 +105,8 @@ def _item(dataset: Any, index: int, place: str) -> Any:
     try:
         return dataset[index]
     except (Exception, SystemExit) as error:
+        if is_shortage(error):
+            raise
         raise DataError(f"{place} cannot be read: {type(error).__name__}: {error}.") from error
 
 
@@ -129,7 +134,7 @@ def _of_pair(images: Any, labels: Any) -> LazyImages:
 
     def read(indices: Sequence[int] | None) -> Iterator[Item]:
         for index in range(len(images)) if indices is None else indices:
-            yield Item(f"image {index}", images[index], labels[index])
+            yield Item(f"image {index}", images[index], labels[index], str(index))
 
     return LazyImages(name, "Images", len(images), read, known_labels([(None, label) for label in labels]))
 
@@ -142,7 +147,7 @@ def _of_loader(loader: DataLoader[Any]) -> LazyImages:
         return LazyImages(name, name, None, lambda _: _batches(loader, name), classes=known_classes(dataset))
     images = of_dataset(dataset)
     if loader.collate_fn in (default_collate, default_convert):
-        read = images.read
+        read = images.items
     else:
 
         def read(chosen: Sequence[int] | None) -> Iterator[Item]:
@@ -171,7 +176,7 @@ def _subset(images: LazyImages, indices: Sequence[int]) -> LazyImages:
     labels = None if images.labels is None else images.labels[torch.tensor(indices)]
 
     def read(chosen: Sequence[int] | None) -> Iterator[Item]:
-        return images.read(indices if chosen is None else [indices[index] for index in chosen])
+        return images.items(indices if chosen is None else [indices[index] for index in chosen])
 
     return LazyImages(images.name, images.title, len(indices), read, labels, images.classes)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,19 @@ import numpy as np
 import torch
 
 from pellucid.core.errors import ConfigError, DataError, DownloadError
+from pellucid.core.files import is_shortage
 from pellucid.core.importing import import_optional
 from pellucid.data import DATASETS, Request
 from pellucid.data._columns import (
     OPTIONS,
     check_options,
     image_column,
-    label_column,
+    optional_label_column,
     picture_of,
     test_parts,
     train_part,
 )
-from pellucid.data._lazy import Item, LazyImages, OpenData
+from pellucid.data._lazy import Item, LazyImages, OpenData, attempt
 from pellucid.data._read_all import LazySource
 from pellucid.data._spec import split_options
 
@@ -34,8 +36,8 @@ def hf(request: Request) -> OpenData:
 
     A folder is one written by `save_to_disk`, or one that `datasets.load_dataset` understands, such as a folder of
     images. Code in a data set is never run. The image and label columns are recognized by their types. After a `?`,
-    `image=COLUMN`, `label=COLUMN`, `split=NAME` and `config=NAME` resolve ambiguities. Downloads go to
-    the cache of the `datasets` library.
+    `image=COLUMN`, `label=COLUMN`, `split=NAME` and `config=NAME` resolve ambiguities. Without a label
+    column, and with `label=none`, the images are unlabeled. Downloads go to the cache of the `datasets` library.
 
     Raises `ConfigError` without that library, `DownloadError` if the hub cannot be reached, and `DataError` for a data
     set without images or labels.
@@ -46,11 +48,10 @@ def hf(request: Request) -> OpenData:
     path = Path(argument).expanduser()
     parts = _load(datasets, argument, path, options.get("config"))
     tables = {name: Table(part, argument, name, options) for name, part in parts.items()}
-    for test in test_parts(list(tables), options.get("split"), argument):
-        if not tables[test].is_unlabeled:
-            break
-    else:
-        raise DataError(f"{argument} has no labels in its test split; choose another split: --dataset …?split=NAME.")
+    known = test_parts(list(tables), options.get("split"), argument)
+    # public test splits may come without labels, which are then all -1
+    labeled = known if options.get("label") == "none" else [part for part in known if not tables[part].is_unlabeled]
+    test = (labeled or known)[0]
     train = train_part(list(tables), test)
     roots = (path,) if path.is_dir() else (Path(datasets.config.HF_CACHE_HOME), Path(datasets.config.HF_DATASETS_CACHE))
     names = sorted({*tables[test].strings, *(tables[train].strings if train is not None else ())})
@@ -102,9 +103,9 @@ class Table:
     part: str
     options: dict[str, str]
 
-    @property
-    def columns(self) -> tuple[str, str]:
-        """Names of the image and label columns."""
+    @cached_property
+    def columns(self) -> tuple[str, str | DataError]:
+        """Names of the image and label columns; in place of the second, the reason why there are no labels."""
         features = self.rows.features
         kinds = {column: type(feature).__name__ for column, feature in features.items()}
         images = [column for column, kind in kinds.items() if kind == "Image"]
@@ -113,10 +114,10 @@ class Table:
         others = [column for column in plain if features[column].dtype.startswith(("int", "uint", "string", "bool"))]
         return (
             image_column(images, list(features), self.options.get("image"), self.data_set),
-            label_column(classes, others, list(features), self.options.get("label"), self.data_set),
+            optional_label_column(classes, others, list(features), self.options.get("label"), self.data_set),
         )
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         """The values of the label column."""
         values = np.asarray(self.rows.with_format(None)[self.columns[1]][:])
@@ -126,39 +127,67 @@ class Table:
 
     @property
     def is_unlabeled(self) -> bool:
-        """True if every label is negative."""
+        """True without a label column, and if every label is negative."""
+        if isinstance(self.columns[1], DataError):
+            return True
         labels = self.labels
         return bool(len(labels)) and labels.dtype.kind == "i" and bool((labels < 0).all())
 
     @property
     def strings(self) -> set[str]:
         """The labels that are strings; empty if they are integers."""
+        if isinstance(self.columns[1], DataError):
+            return set()
         labels = self.labels
         return set(map(str, np.unique(labels))) if labels.dtype.kind == "U" else set()
 
     def images(self, strings: tuple[str, ...], roots: Sequence[Path], most_pixels: int) -> LazyImages:
         """Return the images; string labels become indices of `strings`."""
         image, label = self.columns
-        labels = self.labels
-        if strings:
-            labels = np.searchsorted(np.array(strings), labels)
-        names = getattr(self.rows.features[label], "names", None) or strings or None
+        reason = str(label) if isinstance(label, DataError) else ""
+        if not reason and self.is_unlabeled:
+            reason = f"{self.data_set} has no labels in its test split; choose another split: --dataset …?split=NAME."
+        labels = None if reason else torch.from_numpy(self._codes(strings))
+        names = (
+            strings if isinstance(label, DataError) else getattr(self.rows.features[label], "names", None) or strings
+        )
         # decoded here, with a limit on the number of pixels
         encoded = self.rows.with_format(None).select_columns([image])
         encoded = encoded.cast_column(image, type(self.rows.features[image])(decode=False))
 
-        def read(indices: Sequence[int] | None) -> Iterator[Item]:
+        def items(indices: Sequence[int] | None) -> Iterator[Item]:
             for index in range(len(encoded)) if indices is None else indices:
                 place = f"row {index} of the split {self.part} of {self.data_set}"
-                picture = picture_of(encoded[int(index)][image], roots, most_pixels, place)
-                yield Item(place, picture, int(labels[index]))
+                picture = attempt(_picture, encoded, int(index), image, roots, most_pixels, place)
+                yield Item(place, picture, None if labels is None else int(labels[index]), f"{self.part}:{index}")
 
         return LazyImages(
             f"hf:{self.data_set}",
             Path(self.data_set).name,
             len(encoded),
-            read,
-            torch.from_numpy(labels.astype(np.int64)),
-            None if names is None else tuple(names),
+            items,
+            labels,
+            tuple(names) or None,
             is_displayed=True,
+            unlabeled=reason,
+            contents=self._contents,
         )
+
+    def _codes(self, strings: tuple[str, ...]) -> np.ndarray:
+        """Return the labels as class indices."""
+        return (np.searchsorted(np.array(strings), self.labels) if strings else self.labels).astype(np.int64)
+
+    def _contents(self) -> Iterator[bytes]:
+        is_folder = Path(self.data_set).expanduser().exists()
+        yield f"{'' if is_folder else self.data_set}\0{self.part}\0{self.columns}\0{self.rows.features}".encode()
+
+
+def _picture(rows: Any, index: int, column: str, roots: Sequence[Path], most_pixels: int, place: str) -> Any:
+    """Read and decode an image; raises `DataError` if that fails."""
+    try:
+        cell = rows[index][column]
+    except Exception as error:  # of pyarrow, for a damaged file
+        if is_shortage(error):
+            raise
+        raise DataError(f"{place} cannot be read: {type(error).__name__}: {error}") from error
+    return picture_of(cell, roots, most_pixels, place)

@@ -38,6 +38,8 @@ def check_is_model(model: Any, allows_functions: bool = False) -> None:
         way_out = f"pass an instance, such as {model.__name__}()"
     elif callable(model):
         way_out = "wrap the function in a module whose forward calls it"
+        if not allows_functions:
+            way_out += ", or, if it takes NumPy arrays, in pellucid.function(…)"
     raise ModelError(f"the model is {received}; expected {expected}. To fix this, {way_out}.")
 
 

@@ -22,7 +22,7 @@ from pellucid.engine.taint import TaintWatch
 from pellucid.engine.tape import Account, Addition, Affine, Hidden, Move, Node, Rule, Tape
 from pellucid.engine.wrapping import check_model
 
-__all__ = ["Propagation", "fold_batch_norms", "propagate", "record"]
+__all__ = ["Propagation", "fold_batch_norms", "folded", "propagate", "propagate_along", "record"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +128,26 @@ def propagate(
     """
     if box is None and (bounds := box_of(composite)) is not None:
         box = bounds.over(images)
-    tape = record(model, images, readout, box=box, with_unknown=takes_unknown(composite))
+    return propagate_along(folded(model, images, readout, takes_unknown(composite), box), composite, seeds_of, readout)
+
+
+def folded(
+    model: nn.Module,
+    images: Tensor,
+    readout: Readout,
+    with_unknown: bool = False,
+    box: tuple[Tensor, Tensor] | None = None,
+) -> Tape:
+    """Record a forward pass and fold its batch norms."""
+    tape = record(model, images, readout, box=box, with_unknown=with_unknown)
     fold_batch_norms(tape)
+    return tape
+
+
+def propagate_along(
+    tape: Tape, composite: Composite, seeds_of: Callable[[Tensor], Sequence[Tensor]], readout: Readout
+) -> list[Propagation]:
+    """Propagate each seed back along a folded tape, which this consumes."""
     logits, results = tape.logits, []
 
     def rule(node: Node) -> Rule:
@@ -137,7 +155,7 @@ def propagate(
 
     seeds = seeds_of(logits)
     for own, seed in zip(tape.copies(len(seeds)), seeds, strict=True):
-        account = Account(len(images), logits.dtype, logits.device) if readout.is_certified else None
+        account = Account(len(logits), logits.dtype, logits.device) if readout.is_certified else None
         witness = Witness(own) if readout.layers else None
         with torch.no_grad():
             relevance = own.reverse(seed, rule, account, witness)
@@ -172,7 +190,7 @@ def fold_batch_norms(tape: Tape) -> None:
     """
     producers = {node.output: node for node in tape.nodes}
     new_slots = count(1 + max(producers, default=0))
-    tape.nodes = [folded for node in tape.nodes for folded in _folded(node, producers, new_slots, tape.merged)]
+    tape.nodes = [new for node in tape.nodes for new in _folded(node, producers, new_slots, tape.merged)]
 
 
 def _folded(

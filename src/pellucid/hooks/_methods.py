@@ -82,6 +82,12 @@ def bounded_options(scene: Scene, name: str) -> dict[str, Any]:
         "conductance": {"steps": count},
         "internal_influence": {"steps": max(2, count)},
         "expected_gradients": {"samples": count},
+        "gradient_shap": {"samples": count},
+        # 16 patches of a quarter of each side need at least 64 coalitions
+        "kernel_shap": {"coalitions": max(64, 8 * count), "patch": patch},
+        "lime": {"samples": 8 * count, "patch": patch},
+        "feature_ablation": {"patch": patch},
+        "feature_permutation": {"samples": max(1, count // 8), "patch": patch},
         "shapley_sampling": {"permutations": max(1, count // 8), "patch": patch},
         "occlusion": {"window": patch, "stride": patch},
         "rise": {"masks": 8 * count, "cells": 4},

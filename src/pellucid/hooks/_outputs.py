@@ -15,7 +15,7 @@ from pellucid.engine.tap import Tap, find_embedding
 from pellucid.engine.wrapping import find_module, module_paths
 from pellucid.hooks._hook import VALUES_PER_PASS, Scene
 
-__all__ = ["Output", "OutputReader", "images_per_pass"]
+__all__ = ["Output", "OutputReader", "Recorded", "images_per_pass", "layer_in"]
 
 IMAGES_AT_ONCE = 500
 
@@ -29,7 +29,7 @@ class Output:
     """None if the model has no embedding."""
 
 
-class _Recorded(nn.Module):
+class Recorded(nn.Module):
     """A model that keeps its last output, so that one forward pass gives the embedding and the logits."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -53,7 +53,7 @@ class OutputReader:
     """Reads the outputs of the scene's network."""
 
     scene: Scene
-    model: _Recorded
+    model: Recorded
     tap: Tap | None
     features: int
     """Number of features of the embedding; 0 without one."""
@@ -63,9 +63,9 @@ class OutputReader:
     @classmethod
     def of(cls, scene: Scene) -> "OutputReader":
         """Find the embedding, with two forward passes of one image."""
-        model, image = _Recorded(scene.model), scene.test.floats([0]).to(scene.device)
+        model, image = Recorded(scene.model), scene.test.floats([0]).to(scene.device)
         try:
-            tap = find_embedding(model, image, _layer_in(model, scene.embedding_layer))
+            tap = find_embedding(model, image, layer_in(model, scene.embedding_layer))
             return cls(scene, model, tap, tap.read(image).shape[1], None)
         except (ModelError, ShapeError) as error:
             return cls(scene, model, None, 0, str(error))
@@ -93,7 +93,7 @@ def images_per_pass(scene: Scene) -> int:
     return max(1, min(IMAGES_AT_ONCE, VALUES_PER_PASS // max(1, scene.test.pixels[0].numel())))
 
 
-def _layer_in(model: _Recorded, layer: str | None) -> str | None:
+def layer_in(model: Recorded, layer: str | None) -> str | None:
     """Return the path in the recorded model of a layer of the model itself."""
     if layer is None or layer in dict(module_paths(model)):
         return layer

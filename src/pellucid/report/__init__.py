@@ -8,7 +8,7 @@
 - `_gallery`: the relevance maps of the hook `gallery`, checked for the sections that show them
 - `_explain_page`: a page with the relevance maps of a user's images, for `pellucid explain`
 - `_section`: `Section`, the text and data of a part of the page; `sections/` builds them, one file each
-- `comparison/`: the page of `pellucid compare`
+- `comparison/`: the page of `pellucid compare`; `stored/`: that of a store of explanations
 """
 
 from typing import TYPE_CHECKING

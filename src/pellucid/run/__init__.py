@@ -11,6 +11,7 @@
   user's training loop; `inspection`: `pellucid.inspect`
 - `record`: the contents of run.json and metrics.jsonl; `console`: what a run prints
 - `explaining`: `pellucid.explain`; `given`: converts the inputs that users pass; `picture_page`: `pellucid explain`
+- `to_disk`: `pellucid.explain_to_disk` and `pellucid explain --dataset`, for whole data sets
 - `influences`: `pellucid.influence`, for saved runs
 - `comparing`: `pellucid.compare`; `compared` opens the models, `alignment` finds their common test images, `settings`
   separates seeds from settings, `comparison_maps`, `compared_images` and `compared_layers` fill the page

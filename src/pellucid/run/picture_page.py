@@ -48,7 +48,7 @@ def explain_pictures(config: ExplainConfig) -> int:
     loaded, steps, given, names, notes = _prepared(config)
     logits = _logits(given)
     target = _target(config.target, names, logits.shape[1])
-    is_page = config.out.suffix.lower() == ".html"
+    is_page = config.page.suffix.lower() == ".html"
     methods = parse_names(config.methods, groups={"default": PAGE_METHODS if is_page else ()})
     if is_page:
         arrays, record = _maps(given, logits, target, methods)
@@ -61,17 +61,17 @@ def explain_pictures(config: ExplainConfig) -> int:
             classes=names or [str(label) for label in range(logits.shape[1])],
         )
         try:
-            replace_file(config.out, content)
+            replace_file(config.page, content)
         except OSError as error:
             raise WriteError(f"{config.out} cannot be written: {error.strerror or error}.") from error
     else:
         with without_warnings():  # the figure already states the sums
             explained = explain_given(given, methods or None, [target], names, {})
-        Explanations(explained).save(config.out, rows=max(8, len(methods)))
+        Explanations(explained).save(config.page, rows=max(8, len(methods)))
         for note in explained[0].notes:
             print_line(note)
     print_line(str(config.out))
-    if config.open and not opens_in_browser(config.out.resolve().as_uri()):
+    if config.open and not opens_in_browser(config.page.resolve().as_uri()):
         print_line("No browser could be started; open the file above yourself.")
     return 0
 

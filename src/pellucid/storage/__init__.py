@@ -4,12 +4,14 @@
   `ownership` refuses folders with the user's files; `resuming`: whether a run is active, and how to resume it
 - `atomic`: writes that either finish or leave the previous file intact
 - `reading`, `schema`: guarded reads, and the types of the records' entries
-- `weights`: tensors as safetensors; `chunked_array`: an array that grows on disk, readable as Zarr
+- `weights`: tensors as safetensors; `sharded`: arrays that many processes fill, as Zarr
+- `explanations`: read them back
 - `recordings`: predictions on training images, recorded in every epoch
 - `pictures`: figures as PNG, animations as WebP; `films`: the animations of a run
 - `table`: Parquet files
 - `tensorboard`: the log of a run; `event_file`: the format of its files; `loggers`: experiment trackers
 - `models`: the model that `--model` names, including that of a run
+- `sharded/`: stores that many processes fill; `explanations/`: reading them back
 - `runs`, `densities`, `fitted`, `jacobians`, `evaluations`, `prototypes`: the public functions that need a folder
 """
 

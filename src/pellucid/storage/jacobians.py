@@ -1,7 +1,6 @@
-"""Write the Jacobians of a whole data set to disk, chunk by chunk."""
+"""Write the Jacobians of a whole data set to disk, shard by shard."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,90 +13,110 @@ from pellucid.core.errors import BuildError, SaveError, ShapeError
 from pellucid.core.isolation import exclusive
 from pellucid.core.terminal import track
 from pellucid.engine.inputs import Several, as_inputs, check_is_loader
-from pellucid.jacobians import jacobian_report
+from pellucid.jacobians import JacobianReport, jacobian_report
 from pellucid.jacobians._finite import counted_from
 from pellucid.jacobians._native.decision import decided
 from pellucid.jacobians._native.job import expected_images, images_in
-from pellucid.storage.chunked_array import ChunkedArray
+from pellucid.storage.sharded import Address, Layout, ShardedStore, Variable
 
 __all__ = ["jacobian_to_disk"]
 
-CHUNK_BYTES = 32_000_000
-"""Approximate size of one chunk on disk."""
+SHARD_BYTES = 32_000_000
+"""Approximate size of one shard before compression."""
+IMAGE_AXES = ("channel", "height", "width")
 
 
 def jacobian_to_disk(
     model: nn.Module, loader: Iterable[Any], path: str | Path, *, chunk: int | None = None, method: str = "auto"
 ) -> Path:
-    """Write each image's Jacobian to a chunked Zarr array (image, *outputs, *inputs) and return its folder `path`.
+    """Write each image's Jacobian to a Zarr store (format 3), and return its folder `path`.
 
-    Any Zarr reader can open the array (format 2, uncompressed), even while it grows. Only one chunk of images and its
-    Jacobian is in memory at a time; by default a chunk takes about 32 MB on disk. A call after an interruption (or a
-    full disk) resumes at the first missing chunk; each file is written atomically. All chunks are computed with the
-    native kernel, or all without it, as the first one was: the attribute "native" says which.
+    The store is a group with the array `jacobian`, (image, *outputs, *inputs), which any Zarr reader and xarray can
+    open, even while it grows; `open_explanations(path).jacobian` does, too. Only one shard of images and its Jacobian
+    is in memory at a time; by default a shard takes about 32 MB before compression. A call after an interruption (or a
+    full disk) resumes at the first missing shard. All shards are computed with the native kernel, or all without it, as
+    the attribute `native` says. For data sets on several processes, see `explain_to_disk(…, jacobian=True)`.
 
     Args:
         model: as for `jacobian`.
         loader: yields batches of images, or tuples that start with one, in the same order at every call.
-        path: a new folder, or one that an earlier call started.
-        chunk: images per chunk.
+        path: a new folder, or one that an earlier call started; or an address that fsspec understands.
+        chunk: images per shard.
         method: as for `jacobian`.
 
     Raises `SaveError` if the folder cannot be written, holds something else, or was started with another model or
     other images; `BuildError` if it was started with the native kernel, which this process cannot get; `ShapeError`
     for a loader without images; and the errors of `jacobian`.
 
+    >>> import zarr
     >>> from tempfile import mkdtemp
     >>> folder = jacobian_to_disk(nn.Linear(3, 2), [torch.rand(4, 3), torch.rand(3, 3)], mkdtemp(), chunk=2)
-    >>> ChunkedArray.open(folder).shape
+    >>> zarr.open(folder)["jacobian"].shape
     (7, 2, 3)
     """
     images = _batches(loader, model)
     first = next(images, None)
     if first is None:
         raise ShapeError("the loader yields no images; expected at least one.")
-    # one image determines the shape, dtype and default chunk size
-    example = _to_numpy(jacobian_report(model, first[:1], method=method).jacobian)
-    size = chunk or max(1, CHUNK_BYTES // max(example.nbytes, 1))
-    attributes = {"content": "Jacobian (image, *outputs, *inputs)", "method": method, "model": _model_checksum(model)}
-    array, done, total = ChunkedArray.begin(Path(path), size, example, attributes), 0, images_in(loader)
+    address, total = Address.of(path), images_in(loader)
+    native = (ShardedStore.attributes_at(address) or {}).get("native")
+    # one image determines the shape, the dtype, the usual size of a shard and whether the kernel pays off
+    with expected_images(total):
+        example = _report(model, first[:1], method, native if isinstance(native, bool) else None, address)
+    store = ShardedStore.join(address, _layout(example, first, chunk, method, model))
+    done = 0
     with track("Jacobian", total) as bar:
-        for number, part in enumerate(_rechunked(first, images, size)):
-            mark, earlier = checksum(part), array.mark(number)
+        for number, part in enumerate(_rechunked(first, images, store.shard)):
+            mark, earlier = checksum(part), store.mark(number)
             if earlier is None:
                 # errors then name an image by its position in the whole data set
-                with expected_images(total), counted_from(done), _as_recorded(array):
-                    report = jacobian_report(model, part, method=method)
-                if number == 0 and "native" not in array.attributes:
-                    array.note(native="native" in report.method.split("+"))
-                array.write(number, _to_numpy(report.jacobian), mark)
+                with expected_images(total), counted_from(done):
+                    report = _report(model, part, method, store.attributes["native"], address)
+                store.write(number, {"jacobian": _to_numpy(report.jacobian)}, mark)
             elif earlier != mark:
                 raise SaveError(
-                    f"{path}: the images of chunk {number} have changed since it was computed; give a loader that does "
+                    f"{path}: the images of shard {number} have changed since it was computed; give a loader that does "
                     "not shuffle, or another folder."
                 )
             done += len(part)
+            if earlier is None:
+                store.resize(done)
             bar.update(done)
-    array.finish(done)
+    store.resize(done)
     return Path(path)
 
 
-@contextmanager
-def _as_recorded(array: ChunkedArray) -> Iterator[None]:
-    """Use the native kernel as for the first chunk, since results differ in the last bits.
+def _layout(example: JacobianReport, images: Tensor, chunk: int | None, method: str, model: nn.Module) -> Layout:
+    row = _to_numpy(example.jacobian)[0]
+    inputs = images.ndim - 1
+    outputs = row.ndim - inputs
+    names = (
+        *(("class",) if outputs == 1 else (f"output_{axis}" for axis in range(outputs))),
+        *(IMAGE_AXES if inputs == 3 else (f"input_{axis}" for axis in range(inputs))),
+    )
+    shard = chunk or max(1, SHARD_BYTES // max(row.nbytes, 1))
+    attributes = {
+        "content": "Jacobian (image, *outputs, *inputs)",
+        "format": 1,
+        "images": None,
+        "shard": shard,
+        "method": method,
+        "model": _model_checksum(model),
+        "native": "native" in example.method.split("+"),
+    }
+    return Layout(None, shard, (Variable("jacobian", row.dtype.name, ("image", *names), row.shape),), attributes)
 
-    Nothing is recorded before the first chunk, nor for arrays of earlier versions; then, the job decides.
-    """
-    is_native = array.attributes.get("native")
-    if is_native is None:
-        yield
-        return
+
+def _report(model: nn.Module, images: Tensor, method: str, native: bool | None, address: Address) -> JacobianReport:
+    """Compute a Jacobian with the kernel or without it, as the store was begun, since results differ in last bits."""
     try:
-        with decided(lambda: bool(is_native)):
-            yield
+        with decided(None if native is None else lambda: native):
+            return jacobian_report(model, images, method=method)
     except BuildError as error:
+        if native is None:
+            raise
         raise BuildError(
-            f"{array.folder} was started with the native kernel, and results without it differ in the last bits. "
+            f"{address} was started with the native kernel, and results without it differ in the last bits. "
             f"Make it available, or start over in another folder: {error}"
         ) from error
 

@@ -11,7 +11,7 @@ from pellucid.engine.call import Call
 from pellucid.engine.table import operation
 from pellucid.engine.tape import Activation, Softmax
 
-__all__ = ["attend", "multi_head_attention", "softmax"]
+__all__ = ["attend", "attention_weights", "multi_head_attention", "softmax"]
 
 
 @operation("softmax", family="softmax", is_smooth=True, is_gate=True)
@@ -47,13 +47,32 @@ def attend(
     """Record softmax(query · keyᵀ · scale + mask) · value; with `enable_gqa`, groups of query heads share keys."""
     if dropout_p > 0:
         call.refuse("draws random numbers in eval mode")
+    with call.recorder:
+        if enable_gqa:
+            value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
+        return attention_weights(query, key, attn_mask, is_causal, scale, enable_gqa) @ value
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | int | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Return the weights of a scaled dot-product attention, (…, query, key), from the function's own arguments.
+
+    >>> attention_weights(torch.zeros(2, 1), torch.zeros(2, 1), is_causal=True)
+    tensor([[1.0000, 0.0000],
+            [0.5000, 0.5000]])
+    """
     if is_causal:
         # aligned at the top left, as in torch, even if there are more keys than queries
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-    with call.recorder:
-        if enable_gqa:
-            key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
-        return _weights(query, key, attn_mask, scale) @ value
+    if enable_gqa:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+    return _weights(query, key, attn_mask, scale)
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | int | None = None) -> Tensor:

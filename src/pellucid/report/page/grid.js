@@ -1,7 +1,7 @@
 /* Grids of images and maps, one for each epoch.
 
 data: {size: [height, width], pool: [bytes], sheets: [{hook, label, moment, frames: {epoch: frame}}]}; several sheets get
-a switch. frame: {caption, notes, rows, columns: [{text, detail, more, wrong, place: {image, method, class}}], along,
+a switch, whose legend is `switch` or else "Test images". frame: {caption, notes, rows, columns: [{text, detail, more, wrong, place: {image, method, class}}], along,
 marks: [[row, column, is wrong]], captions, spread, blocks: [{row, column, shape: [rows, columns], meaning, bytes,
 channels, limits, scales, signed}]}. Bytes (compressed with zlib, in base64) are those of (row, column, height, width);
 an image has `channels` bytes per pixel, a map (no channels) has one signed byte v: −128 if it is not finite, else its
@@ -196,7 +196,8 @@ value is v × scale / 127. Colors end at the column's limit.
       const bars = new Map();
       for (const block of at.frame.blocks) {
         if (block.channels === 3 || !block.meaning) continue;
-        const rows = at.frame.blocks.length > 2 ? at.frame.rows.slice(block.row, block.row + block.shape[0]).map((row) => row.text).join(", ") : "";
+        const isWhole = block.shape[0] === at.frame.rows.length;
+        const rows = at.frame.blocks.length > 2 && !isWhole ? at.frame.rows.slice(block.row, block.row + block.shape[0]).map((row) => row.text).join(", ") : "";
         bars.set(`${block.meaning} ${block.limits}`, { block, rows });
       }
       find(".bars").replaceChildren(...[...bars.values()].map(({ block, rows }) => {
@@ -483,6 +484,7 @@ value is v × scale / 127. Colors end at the column's limit.
 
     if (data.sheets.length > 1) {
       find(".sheets").hidden = false;
+      if (data.switch) find(".sheets legend").textContent = data.switch;
       find(".sheets").append(...data.sheets.map(({ label }, number) => {
         const radio = page.element("input", { type: "radio", name: `${root.id}-sheet`, value: number });
         radio.checked = number === 0;

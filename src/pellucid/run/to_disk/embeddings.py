@@ -1,0 +1,41 @@
+"""The embedding and the logits of a batch, in one forward pass."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pellucid.engine.tap import Tap, find_embedding
+from pellucid.hooks._outputs import Recorded, layer_in
+
+__all__ = ["Embedder"]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedder:
+    """Reads the input of the last linear layer, or of a named layer."""
+
+    model: Recorded
+    tap: Tap
+    features: int
+
+    @classmethod
+    def of(cls, model: nn.Module, image: Tensor, layer: str | None) -> "Embedder":
+        """Find the embedding of a model, trying it on an image (1, …).
+
+        Raises `UnknownName` for a layer that the model does not have, and `ModelError` if it has no linear layer.
+        """
+        recorded = Recorded(model)
+        tap = find_embedding(recorded, image, layer_in(recorded, layer))
+        return cls(recorded, tap, tap.read(image).shape[1])
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer whose input is the embedding."""
+        return self.tap.layer.removeprefix("network.")
+
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embedding (batch, feature) and logits (batch, class)."""
+        embedding = self.tap.read(images)
+        logits, self.model.output = self.model.output, None
+        assert logits is not None
+        return embedding, logits
