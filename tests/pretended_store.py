@@ -44,10 +44,10 @@ def values(
 
 def layout_of(rows: dict[str, Any], shard: int, dtype: str = "float32") -> Layout:
     """Return the layout for some rows."""
-    sizes = {"method": METHODS, "class": CLASSES}
+    sizes = {"attribution": METHODS, "class": CLASSES}
     dimensions: dict[str, tuple[str, ...]] = {"logits": ("image", "class")}
     if "relevance" in rows:
-        maps = ("image", "method", *(("class",) if rows["relevance"].ndim == 6 else ()))
+        maps = ("image", "attribution", *(("class",) if rows["relevance"].ndim == 6 else ()))
         dimensions |= dict.fromkeys(("expected", "residual", "rounding"), maps)
         dimensions["relevance"] = (*maps, "channel", "height", "width")
     dimensions["jacobian"] = ("image", "class", "channel", "height", "width")

@@ -49,7 +49,7 @@ def test_flags_in_the_readme_exist() -> None:
         )
         assert page.returncode == 0, page.stderr
         known |= set(re.findall(r"--[a-z][a-z-]+", page.stdout))
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"tensorboard .*", "", README))) <= known
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"tensorboard .*|torchrun .*? -m ", "", README))) <= known
 
 
 def test_names_in_the_readme_exist() -> None:

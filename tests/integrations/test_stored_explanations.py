@@ -37,12 +37,12 @@ def test_xarray_has_coordinates_and_the_same_values(store: tuple[Path, dict[str,
     pytest.importorskip("xarray")
     folder, rows = store
     table = open_explanations(folder).to_xarray()
-    assert set(table.coords) == {"key", "label", "prediction", "target", "method", "class"}
-    assert table["method"].values.tolist() == list(METHODS)
+    assert set(table.coords) == {"key", "label", "prediction", "target", "attribution", "class"}
+    assert table["attribution"].values.tolist() == list(METHODS)
     assert table["class"].values.tolist() == list(CLASSES)
     np.testing.assert_array_equal(table["key"], rows["key"][READABLE])
     np.testing.assert_array_equal(table["label"], rows["label"][READABLE])
-    maps = table["relevance"].sel({"method": "lrp.epsilon"})
+    maps = table["relevance"].sel(attribution="lrp.epsilon")
     assert maps.dims == ("image", "channel", "height", "width")
     np.testing.assert_array_equal(maps, rows["relevance"][READABLE, 1])
     np.testing.assert_array_equal(table["logits"][4:9], rows["logits"][READABLE][4:9])

@@ -83,7 +83,7 @@ def test_every_value_is_that_of_the_analyzers(target: Any, tmp_path: Path) -> No
     assert arrays["key"].tolist() == [str(number) for number in range(70)]
     assert set(arrays["error"]) == {""}
     assert arrays["class"].tolist() == ["a", "b", "c"]
-    assert arrays["method"].tolist() == methods
+    assert arrays["attribution"].tolist() == methods
     assert "target" in arrays or target == "all"
 
 

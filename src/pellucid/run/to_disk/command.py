@@ -2,7 +2,11 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from pellucid.config import ExplainConfig
 from pellucid.core.errors import PellucidError
@@ -11,6 +15,7 @@ from pellucid.core.terminal import print_error, print_line, silence
 from pellucid.data._open import NO_TEST_PART, open_data
 from pellucid.data._source import Request as DataRequest
 from pellucid.models._class_names import read_class_names
+from pellucid.models._preprocessing import choose_preprocessing
 from pellucid.run.session import choose_device
 from pellucid.run.to_disk.explain_to_disk import prepared
 from pellucid.run.to_disk.index import write_index
@@ -18,6 +23,7 @@ from pellucid.run.to_disk.job import Job
 from pellucid.run.to_disk.place import Place
 from pellucid.run.to_disk.request import Request
 from pellucid.run.to_disk.results import rows_of
+from pellucid.run.to_disk.source import Source
 from pellucid.run.to_disk.work import Finished, duration, finish_shards
 from pellucid.storage.models import load_model
 from pellucid.storage.sharded import Address, ShardedStore
@@ -62,11 +68,13 @@ def _explain(config: ExplainConfig, place: Place) -> int:
         DataRequest(folder=folder, mirrors=whole.mirror, image_size=None, max_megapixels=whole.max_megapixels),
     )
     known = names or data.test.classes
-    size = network.crop or config.image_size
+    given: dict[str, Any] = {"image_size": config.image_size, "crop": network.crop}
+    # by which built-in networks are built
+    shape = Source.of(data.test, choose_preprocessing(nn.Identity(), **given), None, None, whole.limit).image_shape
     loaded = load_model(
         config.model,
         weights=network.weights,
-        image_shape=None if size is None else (3, size, size),
+        image_shape=shape,
         classes=None if known is None else len(known),
         trust=config.trust,
     )
@@ -76,7 +84,7 @@ def _explain(config: ExplainConfig, place: Place) -> int:
         print_line(f"Notice: {notice}")
     loaded.model.to(choose_device(config.device, World(place.rank, place.size, place.local_rank)))
     mean, std = network.normalization
-    steps = {"mean": mean, "std": std, "image_size": config.image_size, "crop": network.crop}
+    steps = {"mean": mean, "std": std, **given}
     with prepared(loaded.model, data.test, address, request, place, classes=names, steps=steps, known=loaded) as job:
         if whole.dry_run:
             for line in _described(job, address):
@@ -86,7 +94,8 @@ def _explain(config: ExplainConfig, place: Place) -> int:
         try:
             finished = finish_shards(store, job, place)
         except BaseException:
-            print_line(_state(store))
+            with suppress(PellucidError):  # the store may be what has failed
+                print_line(_state(store))
             raise
     for line in _summary(store, finished, place):
         print_line(line)

@@ -238,7 +238,7 @@ def _variables(
     names, count = tuple(probe.analyzers), len(classes)
     every = ("class",) if target == ALL else ()
     each = (count,) if every else ()
-    maps = ("image", "method", *every)
+    maps = ("image", "attribution", *every)
     rows = (len(names), *each)
     found = [
         Variable("key", "str", attributes={"long_name": "identifier of the image in its data set"}),
@@ -258,7 +258,7 @@ def _variables(
     if names:
         units = {name: _unit(probe.analyzers[name]) for name in names}
         found += [
-            Variable("method", "str", ("method",), values=np.array(names, dtype=object)),
+            Variable("attribution", "str", ("attribution",), values=np.array(names, dtype=object)),
             Variable("relevance", request.dtype, (*maps, *AXES), (*rows, *shape), 1, {"units": units}),
             Variable("expected", "float32", maps, rows, attributes={"long_name": "sum that the method promises"}),
             Variable("residual", "float32", maps, rows, attributes={"long_name": "sum of the map minus `expected`"}),

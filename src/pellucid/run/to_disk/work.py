@@ -18,7 +18,9 @@ from pellucid.storage.sharded import ShardedStore
 
 __all__ = ["Finished", "duration", "finish_shards"]
 
-SECONDS_BETWEEN_LISTINGS = 10.0
+SECONDS_BETWEEN_LISTINGS, MOST_LISTING = 10.0, 0.02
+"""The process that shows the progress lists the marks at intervals of at least so many seconds, and spends at most this
+part of its time on it."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class _Progress:
 
     store: ShardedStore
     tracker: Tracker
+    is_shown: bool
+    """False in all processes but the first one, which need no listings for it."""
     begun: float = field(default_factory=time.monotonic)
     first: int | None = None
     """Images that were complete at the start."""
     complete: int = 0
-    listed_at: float = 0.0
-    """Time of the last listing."""
+    next_listing: float = 0.0
+    """Time of the next listing."""
 
     def listed(self, completed: np.ndarray) -> None:
         """Take note of a listing of the complete shards."""
@@ -50,13 +54,15 @@ class _Progress:
         missing = self.store.shards * shard - self.store.images
         self.complete = len(completed) * shard - (missing if len(completed) and completed[-1] == last else 0)
         self.first = self.complete if self.first is None else self.first
-        self.listed_at = time.monotonic()
-        self.show(0)
+        self.next_listing = time.monotonic() + SECONDS_BETWEEN_LISTINGS
 
     def show(self, images: int) -> None:
         """Show the progress, with `images` of the current shard done."""
-        if time.monotonic() - self.listed_at > SECONDS_BETWEEN_LISTINGS:
+        if not self.is_shown:
+            return
+        if (begun := time.monotonic()) > self.next_listing:
             self.listed(self.store.completed())
+            self.next_listing = max(self.next_listing, begun + (time.monotonic() - begun) / MOST_LISTING)
         done = min(self.complete + images, self.store.images)
         seconds = time.monotonic() - self.begun
         rate = (done - (self.first or 0)) / seconds if seconds > 1 else 0.0
@@ -72,7 +78,7 @@ def finish_shards(store: ShardedStore, job: Job, place: Place) -> Finished:
     """
     shards = images = unreadable = 0
     with track("explaining", store.images) as tracker, _Reader(job, store) as reader:
-        progress = _Progress(store, tracker)
+        progress = _Progress(store, tracker, is_shown=not place.rank)
         # so that processes that do not know of each other part ways when they meet
         schedule = Schedule(store, store.shards, place, seed=secrets.randbits(32), listed=progress.listed)
         for number in schedule.shards():

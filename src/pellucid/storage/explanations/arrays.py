@@ -69,7 +69,7 @@ class StoredArrays:
     @cached_property
     def methods(self) -> tuple[str, ...]:
         """Names of the methods; empty if the store has no maps."""
-        return self._names("method")
+        return self._names("attribution")
 
     def _names(self, name: str) -> tuple[str, ...]:
         if name not in self:

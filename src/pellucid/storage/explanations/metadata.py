@@ -31,13 +31,13 @@ VARIABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "target": ("int", ("image",)),
     "logits": ("float", ("image", "class")),
     "embedding": ("float", ("image", "feature")),
-    "relevance": ("float", ("image", "method")),
-    "expected": ("float", ("image", "method")),
-    "residual": ("float", ("image", "method")),
-    "rounding": ("float", ("image", "method")),
+    "relevance": ("float", ("image", "attribution")),
+    "expected": ("float", ("image", "attribution")),
+    "residual": ("float", ("image", "attribution")),
+    "rounding": ("float", ("image", "attribution")),
     "jacobian": ("float", ("image",)),
     "class": ("string", ("class",)),
-    "method": ("string", ("method",)),
+    "attribution": ("string", ("attribution",)),
     MARKS: ("string", ("shard",)),
 }
 """Kind of values and first dimensions of the variables that are read; a store can have others."""
@@ -121,7 +121,7 @@ def _group(address: Address, root: Mapping[str, Any]) -> Metadata:
 
 def _check_lengths(address: Address, made: Metadata) -> None:
     """Check that arrays agree on the number of methods and classes."""
-    for name, axis, listing in (("relevance", 1, "method"), ("logits", 1, "class")):
+    for name, axis, listing in (("relevance", 1, "attribution"), ("logits", 1, "class")):
         if name in made.headers and (
             listing not in made.headers or made.headers[listing].shape[0] != made.headers[name].shape[axis]
         ):
@@ -168,7 +168,7 @@ def _check_shape(address: Address, name: str, shape: tuple[Any, ...], chunk: tup
         and all(map(_is_count, (*shape, *chunk)))
         and len(chunk) == len(shape)
         and min(chunk) > 0
-        and shape[0] <= (MOST_CLASSES if name in ("class", "method") else MOST_IMAGES)
+        and shape[0] <= (MOST_CLASSES if name in ("class", "attribution") else MOST_IMAGES)
         and prod(shape[1:]) * size <= MOST_ROW_BYTES
         and prod(chunk) * size <= MOST_CHUNK_BYTES
     )
