@@ -29,8 +29,8 @@ CERTIFIED = [name for name in METHODS if certified(name)]
 
 
 def refused(name: str, images: Tensor) -> bool:
-    """True if a method does not apply to inputs of this shape."""
-    return name == "sobel" and images.ndim != 4
+    """True if a method does not apply to inputs of this shape, or only to transformers."""
+    return name == "attention_rollout" or (name == "sobel" and images.ndim != 4)
 
 
 SOME = (
