@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 RUNNER = Path(__file__).parents[2] / "runner.py"
 SMALL = "--dataset digits --limit-train 280 --limit-test 45 --batch-size 32 --threads 1 --methods gradient".split()
-SOME = ("--epochs", "2", "--hooks", "confusion_matrix,saliency,jacobian_maps,hardest,tsne,projector,leaderboard")
+SOME = ("--epochs", "2", "--hooks", "confusion_matrix,saliency,tsne,projector,leaderboard")
 """Two epochs with hooks of each kind: earlier arrays, films, an embedding, and one at the end."""
 
 

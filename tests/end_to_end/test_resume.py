@@ -25,6 +25,7 @@ SMALL = (
     "--threads 1 --classes 0,1,2 --methods gradient".split()
 )
 """Eight steps per epoch, random shifts and all hooks."""
+SHORT = (*SMALL, "--epochs", "1")
 QUICK = (*SMALL, "--hooks", "confusion_matrix,saliency,tsne,projector,prototypes")
 """With hooks of each kind: earlier arrays, films, an embedding, and densities that are fitted at the end."""
 
@@ -45,7 +46,7 @@ def frequent_checkpoints():
 def uninterrupted(tmp_path_factory, frequent_checkpoints):
     """The save folder of an uninterrupted run with all hooks."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    assert main(["run", *SMALL, "--save", str(folder)]) == 0
+    assert main(["run", *SHORT, "--save", str(folder)]) == 0
     return folder
 
 
@@ -345,7 +346,7 @@ def wait_for(path, seconds=60):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("flags", "reference", "seconds"), [(SMALL, "uninterrupted", 6), (QUICK, "quick", 3)])
+@pytest.mark.parametrize(("flags", "reference", "seconds"), [(SHORT, "uninterrupted", 6), (QUICK, "quick", 3)])
 def test_sigkill_at_a_random_moment(flags, reference, seconds, request, tmp_path):
     """With all hooks, and with some of them."""
     save, reference = tmp_path / "save", request.getfixturevalue(reference)

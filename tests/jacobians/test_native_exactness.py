@@ -212,8 +212,8 @@ def checked(compiler: str) -> ctypes.CDLL:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("foreign", "examples", "share"), [(False, 300, 0.95), (True, 200, 0.4)])
-def test_500_networks(foreign: bool, examples: int, share: float, checked: ctypes.CDLL) -> None:
+@pytest.mark.parametrize(("foreign", "examples", "share"), [(False, 600, 0.95), (True, 400, 0.4)])
+def test_a_thousand_networks(foreign: bool, examples: int, share: float, checked: ctypes.CDLL) -> None:
     """Each is computed with the normal and the checked build. Most must really run natively, at least in part."""
     methods: Counter[str] = Counter()
 
