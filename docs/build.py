@@ -101,6 +101,8 @@ FIRST_NAMES = (
     "Contrast",
     "evaluate",
     "Evaluation",
+    "recommend",
+    "Recommended",
     "inspect",
     "watch",
     "Watcher",

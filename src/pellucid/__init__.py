@@ -8,7 +8,7 @@ from pellucid.core.lazy import lazy_exports
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, methods
     from pellucid.diagnostics import LabelErrors, label_errors
-    from pellucid.evaluation import Evaluation
+    from pellucid.evaluation import Evaluation, Recommended
     from pellucid.jacobians import (
         augment,
         build_native,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pellucid.run.explaining import explain
     from pellucid.run.influences import influence
     from pellucid.run.inspection import inspect
+    from pellucid.run.recommending import recommend
     from pellucid.run.to_disk.explain_to_disk import explain_to_disk
     from pellucid.run.watcher import Watcher, watch
     from pellucid.storage.densities import fit_density, load_density
@@ -41,6 +42,7 @@ __all__ = [
     "Explanation",
     "LabelErrors",
     "Method",
+    "Recommended",
     "Run",
     "StoredExplanation",
     "StoredExplanations",
@@ -70,6 +72,7 @@ __all__ = [
     "methods",
     "open_explanations",
     "prototypes",
+    "recommend",
     "save_fitted",
     "transposed_product",
     "watch",
@@ -84,6 +87,7 @@ __getattr__, __dir__ = lazy_exports(
         "Explanation": "pellucid.attribution",
         "LabelErrors": "pellucid.diagnostics",
         "Method": "pellucid.attribution",
+        "Recommended": "pellucid.evaluation",
         "Run": "pellucid.storage.runs",
         "StoredExplanation": "pellucid.storage.explanations",
         "StoredExplanations": "pellucid.storage.explanations",
@@ -112,6 +116,7 @@ __getattr__, __dir__ = lazy_exports(
         "methods": "pellucid.attribution",
         "open_explanations": "pellucid.storage.explanations",
         "prototypes": "pellucid.storage.prototypes",
+        "recommend": "pellucid.run.recommending",
         "save_fitted": "pellucid.storage.fitted",
         "transposed_product": "pellucid.jacobians",
         "watch": "pellucid.run.watcher",
