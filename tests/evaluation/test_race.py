@@ -1,6 +1,7 @@
 """The race of methods: ranks against SciPy, the error rate of its tests, its counts, and its rounds."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 from scipy import stats
 from torch import nn
 
+from pellucid.errors import ModelError
 from pellucid.evaluation import CONTROLS, METRICS, Evaluation
 from pellucid.evaluation._evaluation import Scores
 from pellucid.evaluation._joining import joined
-from pellucid.evaluation._passes import TooExpensive, counted
-from pellucid.evaluation._race import Race, _behind, balanced
+from pellucid.evaluation._passes import Passes, TooExpensive, counted
+from pellucid.evaluation._race import Race, _behind, balanced, race
 from pellucid.evaluation._ranks import mean_ranks, ranked, worse_than
 from pellucid.evaluation._run import plan, run
 
@@ -66,6 +68,14 @@ def test_mean_ranks_are_those_of_scipy(seed):
     np.testing.assert_allclose(mean_ranks(made(values, 15), methods, METRICS_USED), expected)
 
 
+def test_rounding_errors_share_a_rank():
+    values = {(name, metric): 5.0 + draw for name, draw in (("a", 0.0), ("b", 2e-4), ("c", 0.5)) for metric in ABOUT}
+    values = {key: np.full(4, one) for key, one in values.items()}
+    # c is the worst in selectivity, of which less is better, and the best in insertion
+    np.testing.assert_allclose(mean_ranks(made(values, 4), "abc", ["selectivity"])[0], [1.5, 1.5, 3.0])
+    np.testing.assert_allclose(mean_ranks(made(values, 4), "abc", ["insertion"])[0], [2.5, 2.5, 1.0])
+
+
 def test_missing_values_have_no_rank():
     values = {(name, metric): np.arange(3.0) for name in "ab" for metric in METRICS_USED}
     values["a", "insertion"] = np.array([np.nan, 5.0, 5.0])
@@ -112,8 +122,6 @@ def test_methods_behind_a_sure_one_leave():
 def test_a_qualified_method_stays_while_the_best_one_may_lose_to_a_control():
     # the first is best by far in one metric, and no better than the controls in the other
     means = {"doubtful": (9.0, 0.0), "modest": (1.5, 1.5), "poor": (-2.0, -2.0)}
-    evaluation = made(drawn(means, 40, seed=3), 40)
-    ranks = mean_ranks(evaluation, list(means), METRICS_USED)
     values = drawn(means, 40, seed=3)
     values["doubtful", "insertion"] = values["modest", "insertion"] + 0.01  # also the better one there
     values["sobel", "insertion"] = values["doubtful", "insertion"] + np.where(np.arange(40) % 2, 5.0, -5.1)
@@ -127,8 +135,6 @@ def test_a_qualified_method_stays_while_the_best_one_may_lose_to_a_control():
 
 
 def test_passes_are_counted_in_images_and_in_copies(network, images):
-    from copy import deepcopy
-
     with counted(network) as passes:
         network(images)
         network(images[:1])
@@ -138,6 +144,12 @@ def test_passes_are_counted_in_images_and_in_copies(network, images):
     network(images)
     assert passes.total == 13
     assert not network._forward_pre_hooks
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning", "ignore:.*torch.jit.trace:DeprecationWarning")
+def test_torchscript_is_refused(network, images):
+    with pytest.raises(ModelError, match="TorchScript"), counted(torch.jit.trace(network, images)):
+        pass
 
 
 def test_a_limit_stops_a_method(network, images):
@@ -160,7 +172,7 @@ def test_the_blocks_of_a_round_sum_to_its_passes(network, images):
         state = Race(request, passes, 10**6, lambda _: None, ["gradient", "integrated_gradients"])
         state.measure(4, request.metrics)
     labels = ["selectivity", "sensitivity_n"]
-    prices = {name: sum(state.prices[f"{name}, {label}"] for label in labels) for name in request.analyzers}
+    prices = {name: sum(state.prices[name, label] for label in labels) for name in request.analyzers}
     # the constancy check of the last method belongs to none
     assert 0 <= passes.total - 4 * sum(prices.values()) <= 5 * 64
     assert prices["random"] > 7 * 50  # the first control pays for the sets of sensitivity-n
@@ -169,9 +181,9 @@ def test_the_blocks_of_a_round_sum_to_its_passes(network, images):
 
 
 def test_joined_rounds_equal_one_evaluation(network, images):
-    names, metrics = ["gradient", "lrp.epsilon"], ["selectivity", "insertion", "sensitivity_n"]
+    names, metrics = ["gradient", "lrp.epsilon"], ["selectivity", "insertion"]
     whole = plan(network, images, None, names, metrics)
-    parts = [run(replace(whole, images=part)) for part in images.split([1, 2, 3])]
+    parts = [run(replace(whole, images=part)) for part in images.split([2, 4])]
     one, several = run(whole), joined(parts, names)
     assert several.images == 6
     assert several.methods == one.methods
@@ -180,10 +192,10 @@ def test_joined_rounds_equal_one_evaluation(network, images):
         for name, curve in scores.curves.items():
             np.testing.assert_allclose(several.scores[key].curves[name], curve, atol=1e-5)
     fewer = joined(
-        [parts[0], run(replace(whole, images=images[1:3], metrics={"insertion": METRICS["insertion"]()}))], names
+        [parts[0], run(replace(whole, images=images[2:4], metrics={"insertion": METRICS["insertion"]()}))], names
     )
-    assert fewer.scores["gradient", "selectivity"].values[1:] == [None, None]
-    assert len(fewer.rows) == 3 * 6
+    assert fewer.scores["gradient", "selectivity"].values[2:] == [None, None]
+    assert len(fewer.rows) == 2 * 6
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -196,3 +208,60 @@ def test_the_classes_take_turns(seed):
     assert sorted(turns[6:10]) == [1, 1, 3, 3]
     assert torch.equal(order, balanced(classes, seed))
     assert not torch.equal(order, balanced(classes, seed + 10))
+
+
+# --- whole races, on drawn values -------------------------------------------------------------------------------
+
+
+def drawn_race(monkeypatch, means, seed, images=128, price=50):
+    """Race on values around `means` instead of measurements; each method costs `price` passes per image."""
+    names = ["gradient", "deeplift", "lrp.epsilon", "smoothgrad"][: len(means)]
+    values = drawn(dict(zip(names, means, strict=True)), images, seed, controls=-3.0)
+    model = nn.Flatten()
+    places = torch.arange(float(images)).view(-1, 1, 1, 1) / images
+    request = plan(model, places.expand(-1, 1, 2, 2), None, names, list(METRICS_USED), seed=seed)
+    passes = Passes()
+
+    def draw(part, record):
+        chosen = (part.images[:, 0, 0, 0] * images).round().long().numpy()
+        blocks = [(method, metric) for method in part.analyzers for metric in part.metrics]
+        for done, _ in enumerate(blocks, 1):
+            passes.add(price * len(chosen))
+            record.progress(done, "")
+        scores = {key: Scores(values[key][chosen].tolist(), {}, {}) for key in blocks}
+        return Evaluation((*names, *CONTROLS), ABOUT, scores, len(chosen), seed, same_map=())
+
+    monkeypatch.setattr("pellucid.evaluation._race.run", draw)
+    return lambda budget: race(request, passes, budget), passes
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_best_method_stays_to_the_end(monkeypatch, seed):
+    run_race, passes = drawn_race(monkeypatch, (0.0, 0.8, 0.5, -1.0), seed)
+    finish = run_race(10**6)
+    assert finish.ended in {"decided", "images"}
+    remaining = [one.method for one in finish.ranking if not one.is_dropped]
+    assert "deeplift" in remaining
+    assert "smoothgrad" not in remaining
+    assert sorted(one.method for one in finish.ranking) == ["deeplift", "gradient", "lrp.epsilon", "smoothgrad"]
+    # dropping saves passes: all methods on all images would cost this much
+    assert passes.total < 128 * 50 * 2 * (4 + len(CONTROLS))
+
+
+def test_equal_methods_use_all_images_and_stay(monkeypatch):
+    run_race, _ = drawn_race(monkeypatch, (0.5, 0.5, 0.5), 1)
+    finish = run_race(10**6)
+    assert finish.ended == "images"
+    assert finish.evaluation.images == 128
+    assert not any(one.is_dropped for one in finish.ranking)
+
+
+@pytest.mark.parametrize("budget", [15_000, 20_000, 40_000])
+def test_a_race_ends_within_its_budget(monkeypatch, budget):
+    run_race, passes = drawn_race(monkeypatch, (0.5, 0.5, 0.5), 1)
+    finish = run_race(budget)
+    assert finish.ended == "budget"
+    assert passes.total <= budget
+    assert finish.evaluation.images < 128
+    # rounds double; the last one uses what is left
+    assert passes.total > 0.6 * budget

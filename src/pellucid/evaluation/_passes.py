@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from pellucid.core.errors import PellucidError
+from pellucid.core.errors import ModelError, PellucidError
 
 __all__ = ["Passes", "TooExpensive", "counted"]
 
@@ -55,12 +56,15 @@ class Passes:
 def counted(model: nn.Module) -> Iterator[Passes]:
     """Count the images in the batches of the model, and of copies that are made of it, while the body runs.
 
-    >>> import torch
+    Raises `ModelError` for TorchScript, whose forward passes cannot be counted.
+
     >>> with counted(nn.Linear(2, 1)) as passes:
     ...     pass
     >>> passes.total
     0
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is TorchScript, whose forward passes cannot be counted; pass the original module.")
     passes = Passes()
 
     # a function, which copies of the model share, unlike a method, which would be copied with its object

@@ -69,8 +69,8 @@ class Race:
     parts: list[Evaluation] = field(default_factory=list)
     dropped: list[Ranked] = field(default_factory=list)
     excluded: dict[str, str] = field(default_factory=dict)
-    prices: dict[str, float] = field(default_factory=dict)
-    """Passes per image by method, of all metrics and of those of faithfulness."""
+    prices: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Passes per image by method and metric, in the last round that measured them."""
 
     @property
     def used(self) -> int:
@@ -113,13 +113,12 @@ class Race:
         self.parts.append(run(part, Record(progress=finished)))
         # the check for constant maps after the last block belongs to no method
         self.passes.start("")
-        for (name, label), used in self.passes.blocks.items():
-            self.prices[f"{name}, {label}"] = used / count
+        self.prices.update({key: used / count for key, used in self.passes.blocks.items()})
 
     def price(self, methods: Sequence[str], metrics: Sequence[str]) -> float:
         """Return the passes per image for these methods and the controls."""
         names = [*methods, *(name for name in self.request.analyzers if name in CONTROLS)]
-        return sum(self.prices.get(f"{name}, {metric}", 0.0) for name in names for metric in metrics)
+        return sum(self.prices.get((name, metric), 0.0) for name in names for metric in metrics)
 
     def affordable(self, metrics: Sequence[str]) -> int:
         """Return the number of images on which the budget covers the active methods and the controls."""
@@ -146,20 +145,24 @@ def race(request: Plan, passes: Passes, budget: int, progress: Callable[[int], N
     first, total = _first_images(state), len(request.images)
     rounds = 1 + max(0, math.ceil(math.log2(total / FIRST_IMAGES))) if total else 1
     if not state.active or first + 1 < min(FEWEST_IMAGES, total):
-        wanted = state.passes.total + FEWEST_IMAGES * state.price(state.active, list(request.metrics))
-        return _finish(state, metrics, "budget", math.ceil(wanted))
+        wanted = passes.total + (FEWEST_IMAGES - 1) * state.price(state.active, list(request.metrics)) / RESERVE
+        return _finish(state, metrics, "budget", math.ceil(wanted) if state.active else 0)
     if first:
         state.measure(first, request.metrics)
     while True:
         _narrow(state, metrics, LEVEL / rounds)
-        if len(state.active) < 2 or state.used == total:
-            return _finish(state, metrics, "images" if len(state.active) > 1 else "decided")
-        affordable = state.affordable(metrics)
+        if _is_decided(state) or state.used == total:
+            return _finish(state, metrics, "decided" if _is_decided(state) else "images")
         # in whole rounds, except for the last one
-        count = min(state.used, affordable, total - state.used)
+        count = min(state.used, state.affordable(metrics), total - state.used)
         if count < 1:
             return _finish(state, metrics, "budget")
         state.measure(count, faithful)
+
+
+def _is_decided(state: Race) -> bool:
+    """Return True if no method is left, or a single one that more images need not tell from the controls."""
+    return not state.active or (len(state.active) == 1 and state.evaluation.recommendation.method is not None)
 
 
 def balanced(classes: Tensor, seed: int) -> Tensor:
@@ -194,7 +197,7 @@ def _first_images(state: Race) -> int:
     labels, total = list(state.request.metrics), len(state.request.images)
     while True:
         affordable = state.affordable(labels)
-        own = {name: sum(state.prices.get(f"{name}, {label}", 0.0) for label in labels) for name in state.active}
+        own = {name: sum(state.prices.get((name, label), 0.0) for label in labels) for name in state.active}
         if affordable + 1 >= min(FEWEST_IMAGES, total) or len(own) < 3:
             return max(0, min(affordable, FIRST_IMAGES - 1, total - 1))
         worst = max(own, key=lambda name: own[name])
@@ -231,9 +234,8 @@ def _behind(
     out to be worse than a control.
     """
     ranks = mean_ranks(evaluation, methods, metrics)
-    means = np.where(
-        np.isnan(ranks).all(0), np.inf, np.nan_to_num(ranks).sum(0) / np.maximum((~np.isnan(ranks)).sum(0), 1)
-    )
+    known = (~np.isnan(ranks)).sum(0)
+    means = np.where(known, np.nan_to_num(ranks).sum(0) / np.maximum(known, 1), np.inf)
     sure = [
         column
         for column, method in enumerate(methods)

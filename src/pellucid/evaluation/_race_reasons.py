@@ -9,7 +9,7 @@ from pellucid.evaluation._race import FEWEST_IMAGES, Finish
 from pellucid.evaluation._ranks import mean_ranks, worse_than
 from pellucid.evaluation._recommendation import faithfulness, number_text, qualified
 
-__all__ = ["no_recommendation", "not_worse", "recommendation", "too_small", "worse_than_control"]
+__all__ = ["no_recommendation", "not_worse", "quantity", "recommendation", "too_small", "worse_than_control"]
 
 
 def recommendation(finish: Finish, method: str, tied: Sequence[str]) -> str:
@@ -22,7 +22,7 @@ def recommendation(finish: Finish, method: str, tied: Sequence[str]) -> str:
             _rank(finish, method),
             *_passed_over(finish, method),
             *([_dropped(finish)] if any(one.is_dropped for one in finish.ranking) else []),
-            *([_ties(finish, tied)] if tied else []),
+            *([_ties(finish, method, tied)] if tied else []),
         ]
     )
 
@@ -33,10 +33,8 @@ def no_recommendation(finish: Finish) -> str:
     names = [name for name in evaluation.methods if name in excluded or name in {one.method for one in finish.ranking}]
     if not names:
         return f"No method is recommended: each one was excluded, for example {_example(finish)}"
-    few = (
-        f" Only {evaluation.images} images were measured; differences on fewer than {FEWEST_IMAGES} can hardly be "
-        "significant."
-    )
+    number = quantity(evaluation.images, "image")
+    few = f" Only {number} could be measured; differences on fewer than {FEWEST_IMAGES} can hardly be significant."
     return evaluation.recommendation.reason + (few if evaluation.images < FEWEST_IMAGES else "")
 
 
@@ -57,6 +55,15 @@ def not_worse(evaluation: Evaluation, method: str, seed: int) -> tuple[str, ...]
     rivals = [method, *(name for name in qualified(evaluation, metrics) if name != method)]
     worse = worse_than(mean_ranks(evaluation, rivals, metrics), 0, CERTAIN, seed)
     return tuple(name for column, name in enumerate(rivals) if column and column not in worse)
+
+
+def quantity(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> quantity(1, "image"), quantity(2000, "image")
+    ('1 image', '2,000 images')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def worse_than_control(evaluation: Evaluation, method: str) -> str:
@@ -98,12 +105,24 @@ def _dropped(finish: Finish) -> str:
     return f"Of {total} methods in the race, {count} {why} significantly worse than the best."
 
 
-def _ties(finish: Finish, tied: Sequence[str]) -> str:
+def _ties(finish: Finish, method: str, tied: Sequence[str]) -> str:
+    """Describe the tied methods: those whose means agree to three digits, and those that more images may separate."""
     evaluation = finish.evaluation
-    names = listed([name_in(evaluation, name) for name in tied])
-    verb = "is" if len(tied) == 1 else "are"
-    more = "a larger budget" if finish.ended == "budget" else "more images"
-    return f"In mean rank, {names} {verb} not significantly worse; {more} may separate them."
+    groups = [group.methods for group in evaluation.agreeing if method in group.methods]
+    same = [name for name in tied if any(name in group for group in groups)]
+    rest = [name for name in tied if name not in same]
+    parts = []
+    if same:
+        verb = "agrees" if len(same) == 1 else "agree"
+        parts.append(f"{_names(evaluation, same)} {verb} with it to three digits in every metric.")
+    if rest:
+        verb, more = "is" if len(rest) == 1 else "are", "a larger budget" if finish.ended == "budget" else "more images"
+        parts.append(f"In mean rank, {_names(evaluation, rest)} {verb} not significantly worse; {more} may tell.")
+    return " ".join(parts)
+
+
+def _names(evaluation: Evaluation, labels: Sequence[str]) -> str:
+    return listed([name_in(evaluation, label) for label in labels])
 
 
 def _example(finish: Finish) -> str:

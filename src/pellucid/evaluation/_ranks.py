@@ -10,6 +10,9 @@ from pellucid.evaluation._statistics import holm, intervals, sign_flip
 
 __all__ = ["Ranked", "mean_ranks", "ranked", "worse_than"]
 
+DIGIT = 0.001
+"""A unit of the third digit; smaller differences count as none."""
+
 
 @dataclass(frozen=True)
 class Ranked:
@@ -30,9 +33,9 @@ class Ranked:
 def mean_ranks(evaluation: Evaluation, methods: Sequence[str], metrics: Sequence[str]) -> np.ndarray:
     """Return (image, method): the rank of each method on an image, from 1 (best), averaged over the metrics.
 
-    Equal values share their mean rank. Ranks make metrics of different scale comparable, and a few images with extreme
-    values cannot decide (Friedman, 1937; Demšar, 2006). A method without a value for an image has no rank there in that
-    metric, and NaN if it has none in any.
+    Values that are equal to three digits share their mean rank, so that rounding errors do not decide. Ranks make
+    metrics of different scale comparable, and a few images with extreme values cannot decide (Friedman, 1937; Demšar,
+    2006). A method without a value for an image has no rank there in that metric, and NaN if it has none in any.
     """
     ranks = [_ranks(_values(evaluation, methods, metric)) for metric in metrics]
     stacked = np.stack(ranks)
@@ -84,6 +87,8 @@ def _values(evaluation: Evaluation, methods: Sequence[str], metric: str) -> np.n
 
 def _ranks(values: np.ndarray) -> np.ndarray:
     """Return the rank of each value within its row, 1 for the smallest; equal values share their mean rank."""
-    own, others = values[:, :, None], values[:, None, :]
+    sizes = np.where(np.isnan(values), 0.0, np.abs(values)).max(axis=1, keepdims=True, initial=1.0)
+    rounded = np.round(values / (DIGIT * sizes))
+    own, others = rounded[:, :, None], rounded[:, None, :]
     ranks = 0.5 + (others < own).sum(2) + 0.5 * (others == own).sum(2)
     return np.where(np.isnan(values), np.nan, ranks)

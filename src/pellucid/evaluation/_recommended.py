@@ -14,6 +14,7 @@ from pellucid.evaluation._race import FEWEST_IMAGES, Finish
 from pellucid.evaluation._race_reasons import (
     no_recommendation,
     not_worse,
+    quantity,
     recommendation,
     too_small,
     worse_than_control,
@@ -61,12 +62,13 @@ class Recommended:
 
     def __repr__(self) -> str:
         """Return the method, the reason and the ranking as text."""
+        used = quantity(self.evaluation.images, "image")
         width = max((len(one.method) for one in self.ranking), default=0)
         rows = [f"  {one.method:<{width}}  {_rank(one)}  {_standing(self, one)}".rstrip() for one in self.ranking]
         left_out = [f"  {name}: {why}" for name, why in self.excluded.items()]
         return "\n".join(
             [
-                f"Recommended({self.method!r}, {self.evaluation.images} images, {self.cost:,} forward passes)",
+                f"Recommended({self.method!r}, {used}, {self.cost:,} forward passes)",
                 self.reason,
                 *(["Mean rank (1: best), with 95% interval:"] if rows else []),
                 *rows,
@@ -78,12 +80,18 @@ class Recommended:
     def _repr_html_(self) -> str:
         """Return the reason and the ranking as HTML for notebooks."""
         rows = [
-            [one.method, f"{one.rank:.2f}", f"{one.low:.2f} to {one.high:.2f}", str(one.images), _standing(self, one)]
+            [
+                one.method,
+                f"{one.rank:.2f}",
+                f"{one.low:.2f} to {one.high:.2f}",
+                str(one.images),
+                "dropped" if one.is_dropped else _standing(self, one),
+            ]
             for one in self.ranking
         ]
         heading = ["method", "mean rank", "95% interval", "images", ""]
         left_out = " ".join(f"{name}: {why}" for name, why in self.excluded.items())
-        spent = f"{self.cost:,} of {self.budget:,} forward passes, {self.evaluation.images} images."
+        spent = f"{self.cost:,} of {self.budget:,} forward passes, {quantity(self.evaluation.images, 'image')}."
         return card(
             f"Recommended method: {self.method or 'none'}",
             text_html(self.reason, is_warning=self.method is None),
@@ -113,7 +121,7 @@ def _rank(one: Ranked) -> str:
 def _standing(result: Recommended, one: Ranked) -> str:
     """Describe a method's part in the race in a few words."""
     if one.is_dropped:
-        return f"dropped after {one.images} images, among {one.rivals} methods"
+        return f"dropped after {one.images} images, of {one.rivals}"
     if one.method == result.method:
         return "recommended"
     if one.method in result.tied:
