@@ -99,7 +99,7 @@ def truths(model: nn.Module, part: ImageSet, name: str) -> dict[str, dict[str, f
     return found
 
 
-def effect_mass(model: nn.Module, part: ImageSet) -> float:
+def effect_mass(model: nn.Module, part: ImageSet, name: str) -> float:
     """Return the share inside the mask of the logit's decreases when single pixels are set to 0: no method at all.
 
     A method with a larger relevance mass leaves out effects that pixels outside the mask really have.
@@ -107,7 +107,8 @@ def effect_mass(model: nn.Module, part: ImageSet) -> float:
     few = part[:EFFECT_IMAGES]
     removal = pellucid.create_analyzer("occlusion", model, window=1, stride=1)
     result = pellucid.evaluate(model, few.floats(), None, [removal], ["relevance_mass"], masks=few.masks)
-    return result.value(result.methods[0], "relevance_mass")
+    value = result.value(result.methods[0], "relevance_mass")
+    return 1 - value if name == "confound.control" else value
 
 
 def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
     result = pellucid.recommend(model, race.floats(), budget=options.budget, seed=seed)
     print(name, seed, result, flush=True)
     record = {"method": result.method, "reason": result.reason, "tied": result.tied, "cost": result.cost}
-    effects = effect_mass(model, held_out)
+    effects = effect_mass(model, held_out, name)
     return {
         **record,
         "images": result.evaluation.images,

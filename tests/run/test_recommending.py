@@ -167,7 +167,7 @@ def test_text_html_and_figure_show_the_ranking(result):
     [
         ({"budget": "huge"}, UnknownName, "huge"),
         ({"budget": 10}, ConfigError, "budget is 10 forward passes; expected at least 1,000"),
-        ({"metrics": ["sparseness"]}, ConfigError, "none measures faithfulness"),
+        ({"metrics": ["sparseness"]}, ConfigError, "none of them measures faithfulness"),
         ({"metrics": ["roar"]}, ConfigError, "needs training"),
         ({"methods": ["no_such"]}, UnknownName, "no_such"),
         ({"methods": []}, ConfigError, "methods is empty"),

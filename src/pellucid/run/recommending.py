@@ -139,7 +139,7 @@ def _request(
     )
     if not any(METRICS.name_of(type(metric)) in FAITHFULNESS for metric in request.metrics.values()):
         raise ConfigError(
-            f"metrics is {list(request.metrics)}, of which none measures faithfulness; add one of: "
+            f"metrics is {list(request.metrics)}, and none of them measures faithfulness; add one of: "
             f"{', '.join(name for name in FAITHFULNESS if name != 'roar')}."
         )
     return request
