@@ -15,8 +15,9 @@ from pellucid.evaluation import CONTROLS, METRICS, Evaluation
 from pellucid.evaluation._evaluation import Scores
 from pellucid.evaluation._joining import joined
 from pellucid.evaluation._passes import Passes, TooExpensive, counted
-from pellucid.evaluation._race import Race, _behind, balanced, race
+from pellucid.evaluation._race import Finish, Race, _behind, balanced, race
 from pellucid.evaluation._ranks import mean_ranks, ranked, worse_than
+from pellucid.evaluation._recommended import concluded
 from pellucid.evaluation._run import plan, run
 
 METRICS_USED = ("selectivity", "insertion")
@@ -265,3 +266,43 @@ def test_a_race_ends_within_its_budget(monkeypatch, budget):
     assert finish.evaluation.images < 128
     # rounds double; the last one uses what is left
     assert passes.total > 0.6 * budget
+
+
+# --- the result -------------------------------------------------------------------------------------------------
+
+
+def test_methods_that_rank_better_but_lose_to_a_control_are_named():
+    values = drawn({"gradient": (9.0, -0.5), "deeplift": (3.0, 3.0)}, 40)
+    values["gradient", "insertion"] = values["deeplift", "insertion"] + 0.2
+    values["sobel", "insertion"] = values["gradient", "insertion"] + np.where(np.arange(40) % 2, 9.0, -8.9)
+    # the edges vary widely, so that the other method is better on average only
+    values["deeplift", "insertion"] = values["gradient", "insertion"] + np.where(np.arange(40) % 4, -0.2, 1.4)
+    evaluation = made(values, 40)
+    ranking = tuple(ranked(evaluation, ["gradient", "deeplift"], METRICS_USED, 0))
+    result = concluded(Finish(evaluation, ranking, {"occlusion": "It is slow."}, "images"), {}, 1000, 2000)
+    assert result.method == "deeplift" == evaluation.recommendation.method
+    assert ranking[0].method == "gradient"
+    assert "gradient ranks better, but it is worse than a control in insertion." in result.reason
+    assert "gradient" not in result.tied
+    assert "worse than a control in insertion" in repr(result)
+    assert "occlusion: It is slow." in repr(result)
+
+
+@pytest.mark.parametrize(("images", "few"), [(8, True), (40, False)])
+def test_methods_no_better_than_the_controls_are_not_recommended(images, few):
+    evaluation = made(drawn({"gradient": 0.0, "deeplift": 0.0}, images), images)
+    ranking = tuple(ranked(evaluation, ["gradient", "deeplift"], METRICS_USED, 0))
+    result = concluded(Finish(evaluation, ranking, {}, "images"), {}, 1000, 2000)
+    assert result.method is None
+    assert result.tied == ()
+    assert result.reason.startswith("No method is recommended.")
+    assert ("Only 8 images could be measured" in result.reason) == few
+
+
+def test_a_race_without_a_method_says_why():
+    evaluation = made(drawn({}, 16), 16)
+    result = concluded(Finish(evaluation, (), {"gradient": "It does not apply."}, "decided"), {}, 1000, 2000)
+    assert result.method is None
+    assert result.reason == (
+        "No method is recommended: each one was excluded, for example gradient: It does not apply."
+    )

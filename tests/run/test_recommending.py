@@ -174,6 +174,7 @@ def test_text_html_and_figure_show_the_ranking(result):
         ({"labels": torch.zeros(2)}, ShapeError, "labels has shape"),
         ({"target": 9}, ShapeError, "targets has classes 9"),
         ({"images": (images_of(2), images_of(2))}, ShapeError, "several inputs"),
+        ({"images": torch.rand(3, 64), "metrics": ["insertion"]}, ShapeError, "'insertion' cannot measure a table"),
         ({"images": torch.zeros(2, 8, dtype=torch.int64)}, ShapeError, "token ids"),
     ],
 )
