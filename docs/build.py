@@ -104,6 +104,8 @@ FIRST_NAMES = (
     "Contrast",
     "evaluate",
     "Evaluation",
+    "recommend",
+    "Recommended",
     "inspect",
     "watch",
     "Watcher",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, function, methods
     from pellucid.diagnostics import LabelErrors, label_errors
     from pellucid.engine import Unit
-    from pellucid.evaluation import Evaluation
+    from pellucid.evaluation import Evaluation, Recommended
     from pellucid.jacobians import (
         augment,
         build_native,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pellucid.run.explaining import explain
     from pellucid.run.influences import influence
     from pellucid.run.inspection import inspect
+    from pellucid.run.recommending import recommend
     from pellucid.run.to_disk.explain_to_disk import explain_to_disk
     from pellucid.run.watcher import Watcher, watch
     from pellucid.storage.densities import fit_density, load_density
@@ -42,6 +43,7 @@ __all__ = [
     "Explanation",
     "LabelErrors",
     "Method",
+    "Recommended",
     "Run",
     "StoredExplanation",
     "StoredExplanations",
@@ -73,6 +75,7 @@ __all__ = [
     "methods",
     "open_explanations",
     "prototypes",
+    "recommend",
     "save_fitted",
     "transposed_product",
     "watch",
@@ -87,6 +90,7 @@ __getattr__, __dir__ = lazy_exports(
         "Explanation": "pellucid.attribution",
         "LabelErrors": "pellucid.diagnostics",
         "Method": "pellucid.attribution",
+        "Recommended": "pellucid.evaluation",
         "Run": "pellucid.storage.runs",
         "StoredExplanation": "pellucid.storage.explanations",
         "StoredExplanations": "pellucid.storage.explanations",
@@ -117,6 +121,7 @@ __getattr__, __dir__ = lazy_exports(
         "methods": "pellucid.attribution",
         "open_explanations": "pellucid.storage.explanations",
         "prototypes": "pellucid.storage.prototypes",
+        "recommend": "pellucid.run.recommending",
         "save_fitted": "pellucid.storage.fitted",
         "transposed_product": "pellucid.jacobians",
         "watch": "pellucid.run.watcher",

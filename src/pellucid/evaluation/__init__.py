@@ -6,6 +6,9 @@
 - `_run`: measures every method by every metric
 - `_evaluation`: `Evaluation`, the result, with its `_statistics`; `_leaderboard` draws it
 - `_recommendation`: the most faithful methods and the recommended one
+- `_race`: measures methods on more and more images and drops those that fall behind, for `pellucid.recommend`;
+  `_passes` counts its cost, `_joining` joins its rounds, `_ranks` has its statistics
+- `_recommended`: `Recommended`, the result of a race; `_race_reasons`: its reason in sentences
 - `_conclusions`: methods to be wary of, and equal ones
 - `_constancy`: detects methods whose maps ignore the image
 - `_classifiers`, `_representations`: differences in accuracy and similarity of layers, for comparisons of models
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
     from pellucid.evaluation._case import Case, Explainer
     from pellucid.evaluation._evaluation import Evaluation, Row
     from pellucid.evaluation._metric import Measured, Metric
+    from pellucid.evaluation._ranks import Ranked
     from pellucid.evaluation._recommendation import Recommendation
+    from pellucid.evaluation._recommended import Recommended
 
 __all__ = [
     "CONTROLS",
@@ -36,7 +41,9 @@ __all__ = [
     "Explainer",
     "Measured",
     "Metric",
+    "Ranked",
     "Recommendation",
+    "Recommended",
     "Row",
 ]
 
@@ -82,7 +89,9 @@ __getattr__, __dir__ = lazy_exports(
         "Explainer": "._case",
         "Measured": "._metric",
         "Metric": "._metric",
+        "Ranked": "._ranks",
         "Recommendation": "._recommendation",
+        "Recommended": "._recommended",
         "Row": "._evaluation",
     },
 )

@@ -17,7 +17,17 @@ from pellucid.evaluation._conclusions import name_in, remarks
 if TYPE_CHECKING:
     from pellucid.evaluation._evaluation import Evaluation
 
-__all__ = ["FAITHFULNESS", "Recommendation", "most_faithful", "recommend", "relation"]
+__all__ = [
+    "FAITHFULNESS",
+    "Recommendation",
+    "beats_controls",
+    "faithfulness",
+    "most_faithful",
+    "number_text",
+    "qualified",
+    "recommend",
+    "relation",
+]
 
 FAITHFULNESS = ("selectivity", "deletion", "insertion", "road", "roar", "sensitivity_n", "infidelity")
 """Metrics that compare a map with the effect of changed pixels on the output."""
@@ -44,10 +54,10 @@ def recommend(evaluation: "Evaluation") -> Recommendation:
     remain: the best, and the ones that do not differ significantly from it. Of several, the one with the most
     significant advantages over the others in all other metrics is recommended, or else the one with the best mean.
     """
-    metrics = _faithfulness(evaluation)
+    metrics = faithfulness(evaluation)
     if not metrics:
         return Recommendation(None, f"No faithfulness metric was measured, such as {FAITHFULNESS[0]}.")
-    faithful, notes = _qualified(evaluation, metrics), remarks(evaluation)
+    faithful, notes = qualified(evaluation, metrics), remarks(evaluation)
     leaders = _leaders(evaluation, [method for method in faithful if method not in notes], metrics)
     refused = [method for method in _leaders(evaluation, faithful, metrics) if method in notes]
     rejected = "".join(f" {name_in(evaluation, one)} is not recommended: {notes[one]}." for one in refused)
@@ -70,13 +80,13 @@ def most_faithful(evaluation: "Evaluation") -> tuple[str, ...]:
 
     Every one is significantly better than every control in one of these metrics, and worse than none in any.
     """
-    metrics = _faithfulness(evaluation)
-    return _leaders(evaluation, _qualified(evaluation, metrics), metrics)
+    metrics = faithfulness(evaluation)
+    return _leaders(evaluation, qualified(evaluation, metrics), metrics)
 
 
 def relation(evaluation: "Evaluation", methods: Sequence[str]) -> str:
     """Describe how several of the most faithful methods differ in the metrics of faithfulness, in a few words."""
-    metrics = _faithfulness(evaluation)
+    metrics = faithfulness(evaluation)
     if all(_are_tied(evaluation, one, two, metrics) for one, two in combinations(methods, 2)):
         return "statistically tied"
     if all(len(led) == len(metrics) for led in _leads(evaluation, methods, metrics).values()):
@@ -88,11 +98,12 @@ def _are_tied(evaluation: "Evaluation", one: str, two: str, metrics: Sequence[st
     return all(evaluation.is_tied(one, two, metric) for metric in metrics)
 
 
-def _faithfulness(evaluation: "Evaluation") -> tuple[str, ...]:
+def faithfulness(evaluation: "Evaluation") -> tuple[str, ...]:
+    """Return the labels of the metrics of faithfulness that were measured."""
     return tuple(label for label, about in evaluation.metrics.items() if about["name"] in FAITHFULNESS)
 
 
-def _qualified(evaluation: "Evaluation", metrics: Sequence[str]) -> list[str]:
+def qualified(evaluation: "Evaluation", metrics: Sequence[str]) -> list[str]:
     """Return the methods significantly better than every control in one of the metrics and worse than none in any."""
     return [
         method
@@ -100,11 +111,12 @@ def _qualified(evaluation: "Evaluation", metrics: Sequence[str]) -> list[str]:
         if method not in CONTROLS
         and all(math.isfinite(evaluation.value(method, metric)) for metric in metrics)
         and not any(evaluation.beaten_by(method, metric) for metric in metrics)
-        and any(_beats_controls(evaluation, method, metric) for metric in metrics)
+        and any(beats_controls(evaluation, method, metric) for metric in metrics)
     ]
 
 
-def _beats_controls(evaluation: "Evaluation", method: str, metric: str) -> bool:
+def beats_controls(evaluation: "Evaluation", method: str, metric: str) -> bool:
+    """Return True if the method is significantly better than every control that does not win by construction."""
     won_by = evaluation.metrics[metric]["won_by"]
     controls = [
         name
@@ -134,7 +146,7 @@ def _leaders(evaluation: "Evaluation", methods: Sequence[str], metrics: Sequence
 def _shortfall(evaluation: "Evaluation", metrics: Sequence[str]) -> str:
     """Describe why no method qualifies, and the one that comes closest."""
     beats = {
-        method: [metric for metric in metrics if _beats_controls(evaluation, method, metric)]
+        method: [metric for metric in metrics if beats_controls(evaluation, method, metric)]
         for method in evaluation.methods
         if method not in CONTROLS
     }
@@ -160,8 +172,8 @@ def _advantages(evaluation: "Evaluation", method: str, others: Sequence[str], us
 
 
 def _reason(evaluation: "Evaluation", chosen: str, others: Sequence[str], metrics: Sequence[str]) -> str:
-    values = listed([f"{_list([metric])} {_number(evaluation.value(chosen, metric))}" for metric in metrics])
-    beats = [metric for metric in metrics if _beats_controls(evaluation, chosen, metric)]
+    values = listed([f"{_list([metric])} {number_text(evaluation.value(chosen, metric))}" for metric in metrics])
+    beats = [metric for metric in metrics if beats_controls(evaluation, chosen, metric)]
     where = f" in {_list(beats)}" if len(metrics) > 1 else ""
     role = "one of the most faithful methods" if others else "the most faithful method"
     tied = [one for one in others if _are_tied(evaluation, chosen, one, metrics)]
@@ -189,5 +201,10 @@ def _list(metrics: Sequence[str], last: str = "and") -> str:
     return listed([metric.replace("_", " ") for metric in metrics], last)
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """Return three digits of a number, with a minus sign.
+
+    >>> number_text(-0.25)
+    '−0.25'
+    """
     return f"{value:.3g}".replace("-", "−")

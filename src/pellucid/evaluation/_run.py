@@ -27,7 +27,7 @@ from pellucid.evaluation._constancy import ignores_the_image
 from pellucid.evaluation._evaluation import Evaluation, Scores
 from pellucid.evaluation._metric import Metric
 
-__all__ = ["Plan", "Record", "plan", "run"]
+__all__ = ["Plan", "Record", "make_case", "plan", "run"]
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     seconds: dict[str, float] = dict.fromkeys(request.metrics, 0.0)
     with isolated(), frozen(request.model) as model, without_warnings():
         check_model(model)
-        case = _case(request, model)
+        case = make_case(request, model)
         base, done = _fingerprint(request, case), 0
         same_map: dict[str, bool | None] = {}
         for method, analyzer in request.analyzers.items():
@@ -269,7 +269,12 @@ def run(request: Plan, record: Record | None = None) -> Evaluation:
     return Evaluation(kept, about, scores, len(request.images), request.seed, refused, seconds, found_same)
 
 
-def _case(request: Plan, model: nn.Module) -> Case:
+def make_case(request: Plan, model: nn.Module) -> Case:
+    """Run the frozen model on all images of a request, and check its outputs and the targets.
+
+    Raises `ShapeError` for outputs other than logits and targets out of range, and `ModelError` or `DataError` for
+    logits that are not finite.
+    """
     images = request.images.detach().to(device_of(model), dtype_of(model, request.images.dtype))
     case = Case(
         model=model,

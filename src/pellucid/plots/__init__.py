@@ -8,7 +8,8 @@ dpi or a multiple.
 - `explained`: inputs next to their relevance; rows (`_explained`) of one kind each, `explained_image`,
   `explained_signal`, `explained_tokens`, `explained_values` and `explained_volume`
 - `calibration`, `confusion_matrix`, `data_map`, `histogram`, `influence`, `leaderboard`, `learning_curves`,
-  `out_of_distribution`, `robustness`, `scatter`, `slices`: the figures of those names; `summary`: a run in one picture
+  `out_of_distribution`, `ranking`, `robustness`, `scatter`, `slices`: the figures of those names; `summary`: a run
+  in one picture
 - `flow`: shares of branches where the paths of a network meet
 - `label_errors`: images with suspicious labels, and the evidence
 - `tokens`: a text colored by relevance, as HTML and for the terminal

@@ -13,6 +13,7 @@
 - `explaining`: `pellucid.explain`; `given`: converts the inputs that users pass; `picture_page`: `pellucid explain`
 - `to_disk`: `pellucid.explain_to_disk` and `pellucid explain --dataset`, for whole data sets
 - `influences`: `pellucid.influence`, for saved runs
+- `recommending`: `pellucid.recommend`
 - `comparing`: `pellucid.compare`; `compared` opens the models, `alignment` finds their common test images, `settings`
   separates seeds from settings, `comparison_maps`, `compared_images` and `compared_layers` fill the page
 - `reopening`: the model and the test images of a saved inspection
