@@ -188,7 +188,7 @@ def test_every_method_is_offered_with_options_that_it_accepts(server: LiveServer
             assert option["default"] == defaults[option["name"]]
             ends = [option["default"], option.get("low"), *option.get("choices", ())]
             for value in ends if option["kind"] != "text" else [None]:
-                if value is not None and option["name"] != "keep_share":  # its ends are excluded
+                if value is not None and option["name"] not in ("keep_share", "kernel_width"):  # excluded ends
                     create_analyzer(name, live.run.model, **{option["name"]: value})
     names = {option["name"] for method in offered.values() for option in method["options"]}
     assert {"steps", "samples", "epsilon", "layer", "quadrature", "relu", "window"} <= names
