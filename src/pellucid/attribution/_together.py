@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from pellucid.attribution._analyzer import Analyzer
@@ -10,9 +11,10 @@ from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Request
 from pellucid.core.errors import ConfigError
 from pellucid.core.isolation import isolated
-from pellucid.engine.model import frozen, unwrap
+from pellucid.engine.axes import BatchMixed
+from pellucid.engine.model import Network, frozen, unwrap
 
-__all__ = ["explain_together", "images_per_pass"]
+__all__ = ["explain_together", "images_per_pass", "plain_logits"]
 
 
 def explain_together(
@@ -38,10 +40,26 @@ def explain_together(
     subject = _common_subject(analyzers)
     with isolated(), without_warnings(), subject.keeping_passes():
         with frozen(subject.model):
-            subject.begin()
-            logits, _ = subject.predict(x, [])
+            logits = _logits(subject, x)
         wanted = logits.argmax(1) if target is None and logits.ndim == 2 else target
         return logits, [analyzer.explain(x, wanted) for analyzer in analyzers]
+
+
+def plain_logits(model: Network, x: Tensor) -> Tensor:
+    """Return the logits (batch, …) of images; one by one if the model mixes the images of a batch."""
+    subject = Subject(unwrap(model))
+    with isolated(), frozen(subject.model):
+        return _logits(subject, x)
+
+
+def _logits(subject: Subject, x: Tensor) -> Tensor:
+    subject.begin()
+    logits, _ = subject.predict(x, [])
+    try:
+        subject.check_alone(x, logits)
+    except BatchMixed:
+        logits = torch.cat([subject.predict(x[number : number + 1], [])[0] for number in range(len(x))])
+    return logits
 
 
 def images_per_pass(analyzers: Sequence[Analyzer], images: Tensor) -> int:

@@ -191,9 +191,17 @@ def _collated(loader: DataLoader[Any], indices: Sequence[int], name: str) -> Ite
             whole = getattr(loader.dataset, "__getitems__", None)
             items = whole(part) if callable(whole) else [loader.dataset[index] for index in part]
             batch = loader.collate_fn(items)
-        except (Exception, SystemExit) as error:
-            raise DataError(f"{place} cannot be read: {type(error).__name__}: {error}.") from error
-        yield from split_batch(batch, place)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (becomes the reason why the item is unreadable)
+            if len(part) > 1:  # one by one, to find the item
+                for index in part:
+                    yield from _collated(loader, [index], name)
+                continue
+            place = f"item {part[0]} of {name}"
+            reason = DataError(f"{place} cannot be read: {type(error).__name__}: {error}.")
+            yield Item(place, reason, None, str(part[0]))
+            continue
+        for index, item in zip(part, split_batch(batch, place), strict=True):
+            yield item._replace(key=str(index))
 
 
 def _batches(loader: DataLoader[Any], name: str) -> Iterator[Item]:

@@ -28,8 +28,8 @@ IMAGE_AXES = ("channel", "height", "width")
 
 def jacobian_to_disk(
     model: nn.Module, loader: Iterable[Any], path: str | Path, *, chunk: int | None = None, method: str = "auto"
-) -> Path:
-    """Write each image's Jacobian to a Zarr store (format 3), and return its folder `path`.
+) -> Path | str:
+    """Write each image's Jacobian to a Zarr store (format 3), and return its folder or address.
 
     The store is a group with the array `jacobian`, (image, *outputs, *inputs), which any Zarr reader and xarray can
     open, even while it grows; `open_explanations(path).jacobian` does, too. Only one shard of images and its Jacobian
@@ -83,7 +83,7 @@ def jacobian_to_disk(
                 store.resize(done)
             bar.update(done)
     store.resize(done)
-    return Path(path)
+    return str(address) if address.folder is None else Path(path).expanduser()
 
 
 def _layout(example: JacobianReport, images: Tensor, chunk: int | None, method: str, model: nn.Module) -> Layout:

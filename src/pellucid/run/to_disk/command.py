@@ -18,7 +18,7 @@ from pellucid.models._class_names import read_class_names
 from pellucid.models._preprocessing import choose_preprocessing
 from pellucid.run.session import choose_device
 from pellucid.run.to_disk.explain_to_disk import prepared
-from pellucid.run.to_disk.index import write_index
+from pellucid.run.to_disk.index import check_index_place, write_index
 from pellucid.run.to_disk.job import Job
 from pellucid.run.to_disk.place import Place
 from pellucid.run.to_disk.request import Request
@@ -50,6 +50,7 @@ def explain_dataset(config: ExplainConfig) -> int:
 def _explain(config: ExplainConfig, place: Place) -> int:
     whole, network = config.whole, config.network
     address = Address.of(config.out)
+    check_index_place(address)
     names = None if network.class_names is None else read_class_names(network.class_names)
     request = Request(
         methods={"default": None, "none": ()}.get(config.methods, tuple(parse_names(config.methods))),

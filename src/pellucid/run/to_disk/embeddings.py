@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from pellucid.engine.tap import Tap, find_embedding
@@ -34,7 +35,17 @@ class Embedder:
         return self.tap.layer.removeprefix("network.")
 
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return embedding (batch, feature) and logits (batch, class)."""
+        """Return embedding (batch, feature) and logits (batch, class), one by one if the model mixes the images."""
+        embedding, logits = self._read(images)
+        if len(images) > 1:
+            _, alone = self._read(images[:1])
+            # the same tolerance as for attribution methods
+            if not torch.allclose(alone, logits[:1], rtol=1e-3, atol=1e-3 * float(logits.abs().max()), equal_nan=True):
+                parts = [self._read(images[number : number + 1]) for number in range(len(images))]
+                return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return embedding, logits
+
+    def _read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.tap.read(images)
         logits, self.model.output = self.model.output, None
         assert logits is not None

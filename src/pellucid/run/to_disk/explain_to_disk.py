@@ -16,7 +16,7 @@ from pellucid.models._adapted import adapted
 from pellucid.models._preprocessing import choose_preprocessing, find_classes
 from pellucid.run.given import channels_of
 from pellucid.run.observation import check_precision
-from pellucid.run.to_disk.index import write_index
+from pellucid.run.to_disk.index import check_index_place, write_index
 from pellucid.run.to_disk.job import Job, prepare
 from pellucid.run.to_disk.place import Place
 from pellucid.run.to_disk.request import Request
@@ -95,6 +95,7 @@ def explain_to_disk(
     request = Request(wanted, target, jacobian, embeddings, None, dtype, limit, shard, threads)
     address, place = Address.of(out), Place.found()
     steps = {"mean": mean, "std": std, "preprocess": preprocess}
+    check_index_place(address)
     with prepared(model, data, address, request, place, classes=classes, steps=steps) as job:
         store = ShardedStore.join(address, job.layout)
         finish_shards(store, job, place)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pellucid.core.errors import ConfigError
+from pellucid.core.errors import ConfigError, SaveError
 from pellucid.core.files import TEMPORARY
 from pellucid.core.terminal import print_line, track
 from pellucid.storage.atomic import json_text
@@ -17,11 +17,15 @@ from pellucid.storage.explanations import StoredExplanations, open_explanations
 from pellucid.storage.sharded import Address
 from pellucid.storage.table import require_parquet
 
-__all__ = ["index_address", "write_index"]
+__all__ = ["check_index_place", "index_address", "write_index"]
 
 ROWS_PER_GROUP = 10_000
 """A row group has the images of so many whole shards that it reaches this number."""
 MARKS = "completed"
+INDEX = '{"content": "index of pellucid explanations"'
+"""Beginning of what a table says about itself."""
+VALUES_AT_ONCE = 5_000_000
+"""Limit of the values of a column that are converted at a time, if all classes are explained."""
 SUMS = ("expected", "residual", "rounding")
 
 
@@ -63,9 +67,42 @@ def write_index(address: Address) -> str:
         "shard": stored.attributes["shard"],
         "settings": dict(stored.settings),
     }
+    check_index_place(address)
     if not _is_current(place, address, about):
         _replace(place, lambda file: _write(file, stored, about))
     return str(place)
+
+
+def check_index_place(address: Address) -> None:
+    """Raise `SaveError` if the table of a store would replace a file that is not such a table."""
+    place = index_address(address)
+    if place is None or not any(_modified(place)):
+        return
+    try:
+        require_parquet("the index")
+    except ConfigError:  # then no table is written
+        return
+    if not _metadata_of(place).startswith(INDEX.encode()):
+        raise SaveError(
+            f"{place} exists, and is not the index of a store: the index of {address} would replace it. Choose another "
+            "name for the store, or move that file."
+        )
+
+
+def _metadata_of(place: Address) -> bytes:
+    """Return what a table says about itself; empty for a damaged one, and for anything else."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        if place.folder is not None:
+            schema = parquet.read_schema(place.folder)
+        else:
+            files, path = place._remote
+            with files.open(path) as file:
+                schema = parquet.read_schema(file)
+    except (ArrowException, OSError):
+        return b""
+    return bytes((schema.metadata or {}).get(b"pellucid", b""))
 
 
 def _replace(place: Address, write: Callable[[Path], None]) -> None:
@@ -93,7 +130,8 @@ def _write(file: Path, stored: StoredExplanations, about: Mapping[str, Any]) -> 
 
     schema = _schema(stored).with_metadata({"pellucid": json_text(about)})
     shard, images = stored.attributes["shard"], len(stored)
-    step = -(-ROWS_PER_GROUP // shard) * shard
+    most = ROWS_PER_GROUP if "target" in stored.variables else VALUES_AT_ONCE // max(1, len(stored.classes))
+    step = max(1, -(-min(ROWS_PER_GROUP, most) // shard)) * shard
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer, track("index", images) as tracker:
         for start in range(0, images, step):
             columns = dict(_columns(stored[start : start + step], shard))
@@ -177,21 +215,10 @@ def _sums(values: np.ndarray, has_results: np.ndarray) -> Any:
 
 def _is_current(place: Address, address: Address, about: Mapping[str, Any]) -> bool:
     """Return True if a table of the same settings is newer than all shards."""
-    from pyarrow import ArrowException, parquet
-
     written, marks = _modified(place), _modified(Address(f"{address.text}/{MARKS}"))
     if not written or None in marks or written[0] is None or written[0] < max(marks):
         return False
-    try:
-        if place.folder is not None:
-            schema = parquet.read_schema(place.folder)
-        else:
-            files, path = place._remote
-            with files.open(path) as file:
-                schema = parquet.read_schema(file)
-    except (ArrowException, OSError):
-        return False  # damaged, or not a table
-    return (schema.metadata or {}).get(b"pellucid") == json_text(about).encode()
+    return _metadata_of(place) == json_text(about).encode()
 
 
 def _modified(place: Address) -> list[Any]:

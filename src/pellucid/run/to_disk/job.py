@@ -1,8 +1,10 @@
 """A job: model, images and methods, checked on one image before anything is written, and the layout of its store."""
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,10 @@ from torch import Tensor, nn
 
 from pellucid.attribution import Analyzer
 from pellucid.attribution._together import explain_together, images_per_pass
-from pellucid.core.checksum import fingerprint
-from pellucid.core.errors import ConfigError, ModelError, PellucidError, UnsupportedOperation
+from pellucid.core.checksum import checksum, fingerprint
+from pellucid.core.errors import ConfigError, DataError, ModelError, PellucidError, UnsupportedOperation
 from pellucid.core.isolation import isolated
+from pellucid.core.text import check_text
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
 from pellucid.engine.model import device_of, dtype_of, frozen
 from pellucid.jacobians import jacobian_report
@@ -97,12 +100,19 @@ def prepare(
     Raises the error of a method that does not apply, `ModelError` for a model without logits (batch, class), and
     `ConfigError` for choices that do not fit the model or the data.
     """
-    image = floats_of([source.first], dtype_of(model), device_of(model))
-    logits = _logits(model, image)
+    source, image, logits = _first_explained(source, model)
     count = logits.shape[1]
     if names is not None and len(names) != count:
         raise ConfigError(f"got {len(names)} class names for a model with {count} outputs; pass one name per output.")
     classes = tuple(names or map(str, range(count)))
+    for name in classes:
+        check_text(name, "a class name")
+    known = source.images.labels
+    if known is not None and len(known) and int(known.max()) >= len(source.images.classes or classes):
+        raise DataError(
+            f"{source.images.name} has labels up to {int(known.max())}, but the model has {count} outputs; expected "
+            f"labels from 0 to {count - 1}."
+        )
     target = resolve_target(request.target, classes, count)
     if target == LABEL and not source.has_labels:
         raise ConfigError(
@@ -125,6 +135,9 @@ def prepare(
         "threads": torch.get_num_threads(),
         "device": device_of(model).type,
         "weights": fingerprint(model),
+        "structure": _structure(model),
+        "classes": sha256("\0".join(classes).encode()).hexdigest()[:16],
+        "labels": source.matched.mapping and list(source.matched.mapping),
     }
     attributes = {
         "content": "pellucid explanations",
@@ -147,6 +160,26 @@ def prepare(
         source, model, probe.analyzers, target, classes, min(batch, shard), probe.embedder, request.jacobian,
         probe.kernel, request.dtype, layout, passes,
     )  # fmt: skip
+
+
+def _first_explained(source: Source, model: nn.Module) -> tuple[Source, Tensor, Tensor]:
+    """Return the source with the first image that has finite logits, with that image and its logits."""
+    found: tuple[Source, Tensor, Tensor] | None = None
+    for read in source.candidates():
+        image = floats_of([read], dtype_of(model), device_of(model))
+        logits = _logits(model, image)
+        found = found or (source, image, logits)
+        if bool(logits.isfinite().any()) and not bool(logits.isnan().any()):
+            return replace(source, first=read), image, logits
+    assert found is not None
+    return found
+
+
+def _structure(model: nn.Module) -> str:
+    """Return a checksum of the modules and of the buffers that are not floats, which `fingerprint` leaves out."""
+    others = [one for one in model.state_dict().values() if isinstance(one, Tensor) and not one.is_floating_point()]
+    # objects without a description of their own are described by their address
+    return checksum(*others, start=re.sub(r" at 0x[0-9a-f]+", "", repr(model)))[:16]
 
 
 def _logits(model: nn.Module, image: Tensor) -> Tensor:
@@ -203,7 +236,8 @@ def _applicable(model: nn.Module, image: Tensor, request: Request, target: Any) 
             explained = explain_together([analyzer], image, target)[1][0]
         except PellucidError as error:
             if not is_default:
-                raise type(error)(f"{name} cannot explain this model and these images: {error}") from error
+                error.args = (f"{name} cannot explain this model and these images: {error}",)
+                raise
             refused[name] = error
             continue
         used[name] = analyzer

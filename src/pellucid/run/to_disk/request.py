@@ -1,7 +1,9 @@
 """What is asked for: methods, target and storage, as the user gives them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from typing import Any
 
 from pellucid.attribution import Analyzer, create_analyzer
@@ -66,7 +68,7 @@ def analyzers_for(model: Network, wanted: Sequence[str | Analyzer]) -> dict[str,
     """
     found: dict[str, Analyzer] = {}
     for one in wanted:
-        made = create_analyzer(one, model) if isinstance(one, str) else Analyzer(one.method, model, name=one.name)
+        made = create_analyzer(one, model) if isinstance(one, str) else _rebound(one, model)
         if made.name in found:
             raise ConfigError(f"the method {made.name} is named twice; name it once.")
         if not made.method.is_ready:
@@ -77,6 +79,16 @@ def analyzers_for(model: Network, wanted: Sequence[str | Analyzer]) -> dict[str,
             )
         found[made.name] = made
     return found
+
+
+def _rebound(analyzer: Analyzer, model: Network) -> Analyzer:
+    """Return an analyzer with the same method for the model as a function of displayed images."""
+    if analyzer.explains_other_outputs:
+        raise ConfigError(
+            f"the analyzer {analyzer.name} has the option output or unwrap_softmax, which a store does not record; "
+            "wrap the model in a module that returns the logits to explain."
+        )
+    return Analyzer(analyzer.method, model, name=analyzer.name)
 
 
 def options_of(analyzer: Analyzer) -> dict[str, Any]:
@@ -90,7 +102,15 @@ def options_of(analyzer: Analyzer) -> dict[str, Any]:
             return {str(key): plain(one) for key, one in value.items()}
         if isinstance(value, list | tuple):
             return [plain(one) for one in value]
-        return value if isinstance(value, str | int | float | bool | None) else repr(value)
+        if isinstance(value, str | int | float | bool | None):
+            return value
+        code = getattr(value, "__code__", None)
+        if code is not None:  # a function: its description holds an address, which differs between processes
+            text = (
+                f"{code.co_code.hex()} {code.co_names} {[one for one in code.co_consts if not hasattr(one, 'co_code')]}"
+            )
+            return f"{value.__module__}.{value.__qualname__} {sha256(text.encode()).hexdigest()[:16]}"
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
     options = {one.name: plain(getattr(analyzer.method, one.name)) for one in fields(analyzer.method)}
     if analyzer.method.needs_fit:

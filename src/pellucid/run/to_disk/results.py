@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.attribution._together import explain_together
+from pellucid.attribution._together import explain_together, plain_logits
 from pellucid.core.checksum import checksum
 from pellucid.core.errors import BuildError, ConfigError, DataError, PellucidError
-from pellucid.core.isolation import isolated
 from pellucid.data._each import Read
-from pellucid.engine.model import frozen
 from pellucid.jacobians import jacobian_report
 from pellucid.jacobians._native.decision import decided
 from pellucid.run.to_disk.job import Job
@@ -31,15 +29,22 @@ def rows_of(job: Job, reads: Sequence[Read], advanced: Callable[[int], None] | N
     """
     rows = _empty(job, reads)
     readable = [place for place, read in enumerate(reads) if not rows["error"][place]]
-    failures: list[PellucidError] = []
+    failures: list[Exception] = []
     for start in range(0, len(readable), job.batch):
         places = readable[start : start + job.batch]
         failures += _fill(job, reads, places, rows)
         if advanced is not None:
             advanced(start + len(places))
-    if failures and len(failures) == len(readable):
+    if failures and len(failures) == len(readable) and not _works_otherwise(job):
         raise failures[0]
     return rows
+
+
+def _works_otherwise(job: Job) -> bool:
+    """Return True if the first image of the data, with which everything worked at the start, still gives results."""
+    reads = [job.source.first]
+    rows = _empty(job, reads)
+    return bool(rows["error"][0]) or not _fill(job, reads, [0], rows)
 
 
 def mark_of(reads: Sequence[Read]) -> str:
@@ -59,26 +64,34 @@ def _empty(job: Job, reads: Sequence[Read]) -> dict[str, np.ndarray]:
     rows["key"][:] = [read.key for read in reads]
     rows["error"][:] = [read.problem for read in reads]
     rows["label"][:] = labels_of(reads)
+    for place in np.flatnonzero(rows["label"] >= len(job.classes)):
+        rows["error"][place] = f"the label is {rows['label'][place]}, but the model has {len(job.classes)} classes"
+        rows["label"][place] = -1
     if job.target == LABEL:
         for place in np.flatnonzero((rows["label"] < 0) & (rows["error"] == "")):
             rows["error"][place] = "the image has no label, which the target 'label' needs"
     return rows
 
 
-def _fill(job: Job, reads: Sequence[Read], places: list[int], rows: dict[str, np.ndarray]) -> list[PellucidError]:
-    """Compute some rows; one by one if that fails, to find the image. Returns the errors of single images."""
+def _fill(job: Job, reads: Sequence[Read], places: list[int], rows: dict[str, np.ndarray]) -> list[Exception]:
+    """Compute some rows; one by one if that fails, to find the image. Returns the errors of single images.
+
+    Errors that say nothing about an image are raised: those of the system, and torch's, such as a full GPU.
+    """
     try:
         _compute(job, reads, places, rows)
         return []
-    except PellucidError as error:
-        if isinstance(error, BuildError):
+    except Exception as error:
+        is_of_model = isinstance(error, PellucidError | LookupError | ValueError | TypeError | ArithmeticError)
+        if isinstance(error, BuildError) or not is_of_model:
             raise
         if len(places) > 1:
             return [failure for place in places for failure in _fill(job, reads, [place], rows)]
         place = places[0]
         _clear(job, place, rows)
         # it was computed alone, as number 0
-        rows["error"][place] = " ".join(str(error).replace("image 0", "this image").split())
+        kind = "" if isinstance(error, PellucidError) else f"the model raised {type(error).__name__}: "
+        rows["error"][place] = kind + " ".join(str(error).replace("image 0", "this image").split())
         return [error]
 
 
@@ -100,10 +113,9 @@ def _compute(job: Job, reads: Sequence[Read], places: list[int], rows: dict[str,
         for number, one in enumerate(explained):
             _store_maps(rows, places, number, one, job.dtype)
     elif logits is None:
-        with isolated(), frozen(job.model) as model, torch.no_grad():
-            logits = model(x.clone())
+        logits = plain_logits(job.model, x)
     _check_logits(logits)
-    rows["logits"][places] = logits.float().cpu()
+    rows["logits"][places] = _as_floats(logits, "the logits")
     rows["prediction"][places] = logits.argmax(1).cpu()
     if job.target != ALL:
         wanted = _wanted(job, rows, places, x)
@@ -112,7 +124,7 @@ def _compute(job: Job, reads: Sequence[Read], places: list[int], rows: dict[str,
         )
     if job.jacobian:
         with _as_recorded(job):
-            rows["jacobian"][places] = jacobian_report(job.model, x).jacobian.float().cpu()
+            rows["jacobian"][places] = _as_floats(jacobian_report(job.model, x).jacobian, "the Jacobian")
 
 
 def _wanted(job: Job, rows: dict[str, np.ndarray], places: list[int], x: Tensor) -> Any:
@@ -123,17 +135,25 @@ def _wanted(job: Job, rows: dict[str, np.ndarray], places: list[int], x: Tensor)
 
 
 def _store_maps(rows: dict[str, np.ndarray], places: list[int], number: int, one: Any, dtype: str) -> None:
-    maps = one.relevance.float().cpu().numpy()
+    maps = _as_floats(one.relevance, one.method).numpy()
     rows["relevance"][places, number] = _rounded(maps, dtype, one.method)
     for name in ("expected", "residual"):
         values = getattr(one, name)
         if values is not None:
-            rows[name][places, number] = values.float().cpu()
+            rows[name][places, number] = _as_floats(values, f"the sum of {one.method}")
     if "rounding" in rows:
         axes = tuple(range(maps.ndim - 3, maps.ndim))
         largest = np.abs(maps).max(axes)
         gap = np.abs(rows["relevance"][places, number].astype(np.float32) - maps).max(axes)
         rows["rounding"][places, number] = np.divide(gap, largest, out=np.zeros_like(gap), where=largest > 0)
+
+
+def _as_floats(values: Tensor, what: str) -> Tensor:
+    """Convert to float32 on the CPU. Raises `DataError` for values beyond its range."""
+    floats = values.float().cpu()
+    if values.dtype is torch.float64 and not torch.equal(floats.isfinite(), values.cpu().isfinite()):
+        raise DataError(f"{what} has values up to {float(values.abs().max()):.3g}, more than float32 can hold")
+    return floats
 
 
 def _rounded(maps: np.ndarray, dtype: str, method: str) -> np.ndarray:

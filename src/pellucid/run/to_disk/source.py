@@ -1,6 +1,6 @@
 """The images of a data set, shard by shard: chosen, read, converted and matched with the model's classes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,28 @@ class Source:
         raise DataError(
             f"none of the first {min(count, PROBED)} images of {images.name} can be read; the last one: {read.problem}"
         )
+
+    def candidates(self) -> Iterator[Read]:
+        """Yield the first readable images, beginning with `first`."""
+        yield self.first
+        for number in range(min(self.count, PROBED)):
+            index = number * (self.images.total or 0) // self.count
+            if index > self.first.index:
+                read = self._read_one(index)
+                if read.pixels is not None:
+                    yield read
+
+    def check_available(self) -> None:
+        """Raise `DataError` if not even the first readable image can be read any more, as after the loss of a disk."""
+        read = self._read_one(self.first.index)
+        if read.pixels is None:
+            raise DataError(
+                f"{self.images.name} cannot be read any more; even image {read.key}, which was readable at the start, "
+                f"is not: {read.problem} Make the data available, and repeat the call to continue."
+            )
+
+    def _read_one(self, index: int) -> Read:
+        return next(iter(read_each(self.images, [index], self.convert, self.image_shape, self.matched.index)))
 
     @property
     def has_labels(self) -> bool:

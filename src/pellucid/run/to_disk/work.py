@@ -120,7 +120,11 @@ class _Reader:
         return reads
 
     def _read(self, number: int) -> Sequence[Read]:
-        return self._job.source.read(self._store.rows_of(number))
+        source = self._job.source
+        reads = source.read(self._store.rows_of(number))
+        if any(read.pixels is None for read in reads):
+            source.check_available()
+        return reads
 
 
 def duration(seconds: float) -> str:

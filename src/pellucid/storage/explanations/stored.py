@@ -357,9 +357,11 @@ class StoredExplanations:
         self._check_results(rows)
         values = self._arrays.read(name, rows, method)
         # Jacobians of earlier versions were written as they were
-        if self._arrays.metadata.headers[name].version == 3 and not np.isfinite(values).all():
+        # −∞ is the logit of a masked class
+        is_sound = np.isfinite(values) | (np.isneginf(values) if name == "logits" else False)
+        if self._arrays.metadata.headers[name].version == 3 and not is_sound.all():
             places = np.asarray(rows, np.int64)
-            is_bad = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+            is_bad = ~is_sound.reshape(len(values), -1).all(1)
             row = int(places[is_bad][0])
             raise self._arrays.damaged(
                 name, row // self._arrays.metadata.shard, f"image {row} has NaN without an error"

@@ -50,10 +50,12 @@ class Address:
     @property
     def name(self) -> str:
         """The last part of the address."""
-        return self.text.rsplit("/", 1)[-1]
+        return self.text.rsplit("/", 1)[-1] if self.folder is None else self.folder.name
 
     def sibling(self, name: str) -> "Address":
         """Return the address of `name` beside this one."""
+        if self.folder is not None:
+            return Address(str(self.folder.with_name(name)))
         return Address(f"{self.text.rsplit('/', 1)[0]}/{name}")
 
     def zarr_store(self, *, read_only: bool = False) -> Any:
@@ -84,7 +86,8 @@ class Address:
             if self.folder is not None:
                 with os.scandir(self.folder / key) as entries:
                     return [entry.name for entry in entries]
-            found = self._remote[0].ls(self._path(key), detail=False, refresh=True)
+            self._remote[0].invalidate_cache()
+            found = self._remote[0].ls(self._path(key), detail=False)
             return [path.rstrip("/").rsplit("/", 1)[-1] for path in found]
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -128,10 +131,14 @@ class Address:
             return False
         try:
             files.pipe_file(path, content, mode="create")
-        except FileExistsError:
-            return False
         except (TypeError, NotImplementedError, ValueError):  # a file system without conditional writes
             files.pipe_file(path, content)
+        except Exception:
+            # each storage reports in its own way that another process was faster
+            files.invalidate_cache()
+            if not files.exists(path):
+                raise
+            return False
         return True
 
     def sync(self, keys: Iterable[str]) -> None:

@@ -162,7 +162,12 @@ class ShardedStore:
         start = number * self.shard
         with self.address.reporting("written"):
             for name, values in rows.items():
-                self._writable[name][start : start + len(values)] = values
+                array = self._writable[name]
+                # the last shard, too, is written whole: a part would be merged with what a damaged file holds
+                if missing := self.shard - len(values):
+                    rest = np.full((missing, *values.shape[1:]), array.fill_value, values.dtype)
+                    values = np.concatenate([values, rest])
+                array[start : start + self.shard] = values
             self.address.sync(self._key(name, number) for name in rows)
             self._writable[MARKS][number : number + 1] = np.array([mark], dtype=object)
             self.address.sync([f"{MARKS}/c.{number}"])
