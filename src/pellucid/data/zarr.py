@@ -37,7 +37,7 @@ def zarr(request: Request) -> OpenData:
     `?label=none`, is unlabeled. One row of chunks is in memory at a time. Images of a chunk that is missing are
     unreadable, because an incomplete copy looks the same as an empty chunk; `?missing=fill` reads the fill value.
 
-    Raises `DataError` if the folder is no Zarr array or group, or if an array has another shape or type.
+    Raises `DataError` if the folder is not a Zarr array or group, or if an array has another shape or type.
     """
     argument, options = split_options(request.argument)
     is_unlabeled = ignores_labels(options)
