@@ -21,7 +21,7 @@ class FlowRow:
     """Relevance that arrives at one layer, or that one branch carries."""
 
     junction: str
-    """Where paths meet, as `module: operation`; for a layer, its name."""
+    """Operation at which paths meet, as `module: operation`; for a layer, its name."""
     branch: str
     """The branch; empty for a layer."""
     relevance: Tensor
@@ -46,7 +46,7 @@ class RelevanceFlow:
 
     A junction is an operation with several inputs that depend on the image: the sum of a skip connection and a block,
     a concatenation, or the product of attention weights and values, which also splits into heads. Only methods with
-    rules, such as LRP, know how junctions split; others give the rows of layers alone.
+    rules, such as LRP, define how junctions split; others only have rows of layers.
 
     >>> from torch import nn
     >>> from pellucid.attribution import create_analyzer

@@ -14,7 +14,7 @@ __all__ = ["ArrayFunction", "check_suits_function", "function"]
 
 
 class ArrayFunction(nn.Module):
-    """A function of NumPy arrays as a model without parameters, operations and derivatives; see `function`."""
+    """A function of NumPy arrays as a model without parameters, operations or derivatives; see `function`."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def function(call: Callable[..., Any]) -> ArrayFunction:
 
     `call` receives the inputs as arrays, (batch, …), in the dtype in which they are passed to the analyzer, and returns
     scores as floats, (batch, class), or one per example, (batch,). Each row must depend only on its own example.
-    Probabilities are explained as they are; nothing is undone, so values are in units of probability.
+    Probabilities are explained as they are, without undoing a softmax, so values are in units of probability.
 
     The methods are `occlusion`, `rise`, `shapley_sampling`, `kernel_shap`, `lime`, `feature_ablation`,
     `feature_permutation` and the controls. Others need derivatives or the operations of the model and raise

@@ -90,7 +90,7 @@ class Reading:
 def read(subject: Subject, leaf: Tensor, layers: tuple[str, ...], *, with_values: bool = True) -> Reading:
     """Run a differentiable forward pass of images that require a gradient, and read the outputs of the layers.
 
-    `with_values=False` saves copies of the outputs.
+    `with_values=False` saves the memory for copies of the outputs.
 
     Raises `ModelError` for a layer that does not depend on the input, and the errors of `observed`.
     """
@@ -166,7 +166,7 @@ class FromLayer(Adapter):
 
 
 class _Reached(BaseException):
-    """Ends a forward pass at a layer; no Exception, which the model's own code could catch."""
+    """Ends a forward pass at a layer; not an `Exception`, which the model's own code could catch."""
 
 
 class ToLayer(Adapter):
@@ -266,7 +266,7 @@ def from_layers(attribute_each: AttributeEach[M]) -> AttributeEach[M]:
             by_layer.append(
                 [replace(one, relevance=inside.model.cut(one.relevance), activations=values) for one in outcomes]
             )
-        # From layer by layer to target by target.
+        # The caller expects outcomes ordered by target, then by layer.
         return [outcome for outcomes in zip(*by_layer, strict=True) for outcome in outcomes]
 
     return at_layers

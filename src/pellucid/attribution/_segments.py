@@ -70,7 +70,7 @@ class Segmented(Attribution):
         return [Outcome.join(outcomes) for outcomes in zip(*parts, strict=True)]
 
     def _index(self, subject: Subject, shape: Sequence[int]) -> Tensor:
-        """Segment of each value, counted from 0, in the shape of an image or of a row of several inputs."""
+        """Return the segment of each value, counted from 0, in the shape of an image or of a row of several inputs."""
         if not _is_image(subject) and not (isinstance(self.segments, str) and self.segments == "grid"):
             raise UnsupportedOperation(
                 f"segments is {_received(self.segments)}, but superpixels and masks are for a single input of floats; "
@@ -94,7 +94,7 @@ class Segmented(Attribution):
         return patches_of(shape, (1, shape[1]))
 
     def _channels(self, layer: FromLayer) -> Tensor:
-        """Channel, or patch if a size is given, of each value of a row that holds a layer's output and the image."""
+        """Return the channel, or patch if a size is given, of each value of a layer's output and of the image."""
         channel = (1, *layer.shape[1:])
         own = patches_of(layer.shape, channel) if self.patch is None else self._patches(layer.shape, self.patch)
         # The columns of the image, which is held and so is its own baseline, are a segment that adds nothing.
@@ -102,7 +102,7 @@ class Segmented(Attribution):
         return torch.cat([own.flatten(), held])
 
     def _patches(self, shape: Sequence[int], patch: Sizes) -> Tensor:
-        """Patch of each value, in the shape of an image."""
+        """Return the patch of each value, in the shape of an image."""
         places = shape[1:] or shape  # an input without channels has only its one axis
         default = [-(-max(places) // self.patches_along_axis)] * len(places)
         return patches_of(shape, sizes_of("patch", patch, default, shape, whole=shape[0]))

@@ -17,7 +17,7 @@ from pellucid.attribution._upper import Upper, upper_part
 from pellucid.engine.axes import BatchMixed
 
 _COPIES = 8
-"""Ablated copies of an image that the part above the layer runs at once. More save little there, and each costs two
+"""Number of ablated copies of an image in one pass of the layers above. More would save little, and each costs two
 complete passes for checks."""
 
 

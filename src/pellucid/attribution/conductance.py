@@ -64,7 +64,7 @@ class Conductance(Attribution):
         if not question.layers:
             check_gradients(subject, images, held, totals)
         values = activations(subject, images, question.layers)
-        # Telling cuts costs a pass per layer, so only where the sum is checked.
+        # Finding out whether a layer is a cut costs one pass, so it is only done if the sum is checked.
         cuts = {
             layer: value is None or (question.is_certified and is_cut(subject, layer, value, baseline, logits))
             for layer, value in values.items()

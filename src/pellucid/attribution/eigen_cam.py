@@ -12,7 +12,7 @@ from pellucid.attribution._explanation import sharing
 from pellucid.attribution._layer_values import read_values
 
 _BALANCED = 1e-6
-"""Sum of the loadings, relative to the sum of their sizes, below which rounding decides the sign."""
+"""Sum of the loadings, relative to the sum of their absolute values, below which rounding decides the sign."""
 
 
 @METHODS.register("eigen_cam")

@@ -17,9 +17,8 @@ from pellucid.attribution._trials import Trials, progress
 class FeatureAblation(Segmented):
     """R = f(x) − f(x with the segment replaced by the baseline), in logits, at every place of the segment.
 
-    This is captum's convention, and that of `occlusion`: the drop is not divided among the pixels of a segment. Of
-    segments that can replace one another, none gets credit (Zeiler and Fergus, 2014; Robnik-Šikonja and Kononenko,
-    2008).
+    This is captum's convention, and that of `occlusion`: the drop is not divided among the pixels of a segment.
+    Segments that can replace one another get no credit (Zeiler and Fergus, 2014; Robnik-Šikonja and Kononenko, 2008).
 
     >>> from torch import nn
     >>> from pellucid.attribution import create_analyzer

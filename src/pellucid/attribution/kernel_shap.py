@@ -25,13 +25,13 @@ class KernelShap(Segmented):
     """φ = argmin Σ_S π(S) (f(x_S) − f(x₀) − Σ_{p∈S} φₚ)² subject to Σ φ = f(x) − f(x₀), over coalitions S of segments.
 
     Outside a coalition, the image takes the values of the baseline x₀. With the Shapley kernel
-    π(S) = (M − 1) / (C(M, |S|) |S| (M − |S|)), the minimum over all 2^M coalitions of M segments is the Shapley values
+    π(S) = (M − 1) / (C(M, |S|) |S| (M − |S|)), the solution over all 2^M coalitions of M segments is the Shapley values
     (Lundberg and Lee, 2017, theorem 2). If all coalitions fit into `coalitions`, the result is exact. Otherwise the
     smallest and largest coalitions are enumerated while they fit, and the rest is drawn by the kernel. Every coalition
     is paired with its complement, which reduces the variance (Covert and Lee, 2021), and the sum is exact in any case.
 
     `details["standard_error"]` holds the estimated standard error of each value of the map, in its shape; 0 if exact.
-    For a segment, multiply it by the number of the segment's values, by which its Shapley value is divided as well.
+    For the error of a whole segment, multiply it by the number of the segment's values.
     """
 
     answers: ClassVar[str] = "how much each segment adds to the logit, averaged over coalitions of other segments"
@@ -121,7 +121,7 @@ class Design:
         gram = deviations.T @ (weights[:, None] * deviations)
         # The deviations have no component along (1, …, 1): any multiple of its projection makes the matrix invertible.
         factor = torch.linalg.cholesky(gram + gram.trace() / count**2)
-        # (segment, pair): the derivative of each value by each pair's difference
+        # (segment, pair): the derivative of each value with respect to each pair's difference
         linear = torch.cholesky_solve((weights[:, None] * deviations).T, factor)
         parts = differences - mean[:, None] * change.unsqueeze(-2)
         theta = torch.einsum("sp,...pb->...bs", linear, parts)

@@ -15,8 +15,8 @@ from pellucid.core.options import Count, NotNegative, Range
 from pellucid.core.seeding import generator
 
 LASSO_SWEEPS, LASSO_TOLERANCE = 1000, 1e-10
-"""The lasso is solved by at most so many sweeps of coordinate descent, or until no coefficient changes by more than
-this share of the largest one."""
+"""Maximum number of sweeps of coordinate descent for the lasso, and the change of a coefficient, relative to the
+largest one, below which a sweep is the last."""
 
 
 @METHODS.register("lime")

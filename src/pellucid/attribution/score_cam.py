@@ -24,8 +24,8 @@ class ScoreCam(FeatureMaps):
     the explained logit; for the class probability, pass `target=lambda logits: logits.softmax(1)[:, 3]`. It needs no
     gradient, but one forward pass per channel.
 
-    Increases that differ by far less than one logit have nearly equal weights, so the maps of two classes can then be
-    nearly equal, too.
+    Increases that differ by far less than one logit have nearly equal weights, so the maps of two classes can then also
+    be nearly equal.
     """
 
     answers: ClassVar[str] = "which regions of a layer's feature maps keep the explained logit high on their own"
@@ -84,6 +84,6 @@ def masks_of(maps: Tensor, images: Tensor) -> Tensor:
     large = F.interpolate(maps, size=images.shape[2:], mode=mode, align_corners=False)
     places = tuple(range(2, large.ndim))
     low, high = large.amin(places, keepdim=True), large.amax(places, keepdim=True)
-    # of the maps themselves: upsampling a constant may add rounding, which scaling would blow up
+    # Checked on the maps before upsampling, which may add rounding to a constant that scaling would amplify.
     is_constant = maps.amin(places, keepdim=True) == maps.amax(places, keepdim=True)
     return ((large - low) / (high - low).masked_fill(is_constant, 1)).masked_fill(is_constant, 0)

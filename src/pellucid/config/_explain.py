@@ -16,15 +16,15 @@ __all__ = ["DatasetConfig", "ExplainConfig"]
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Explain a whole data set into a Zarr store, also by several processes: torchrun -m pellucid explain …"""
+    """Explain a whole data set into a Zarr store, with one or several processes: torchrun -m pellucid explain …"""
 
     dataset: Annotated[str | None, flag("folder:PATH|webdataset:PATH|hf:NAME|FILE|…", "none")] = None
     """Data set whose test images are explained, all of them and in order; --out then names a .zarr store.
-    As for `pellucid inspect`, and without labels, too."""
+    Same values as for `pellucid inspect`; labels may be missing."""
     limit: Annotated[int | None, Range(1), flag("INT≥1", "all")] = None
     """Number of images to explain, evenly spaced over the data set."""
     jacobian: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Store the derivative of every logit by every pixel; with --methods default, nothing else."""
+    """Store the derivative of every logit with respect to every pixel; with --methods default, no other maps."""
     embeddings: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Store the embedding of each image; implied by --methods none without --jacobian."""
     embedding_layer: Annotated[str | None, flag("NAME", "the last linear layer")] = None
@@ -32,7 +32,7 @@ class DatasetConfig:
     dtype: Literal["float32", "float16"] = "float32"
     """Type of the stored maps; float16 also stores the rounding error of each map."""
     shard: Annotated[int | None, Range(1), flag("INT≥1", "about 32 MB")] = None
-    """Images per shard: the unit of work, and what an interruption loses."""
+    """Images per shard. An interruption loses the shards in progress."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print what would be computed, its size and its cost, and write nothing."""
     data_dir: Annotated[Path | None, path_flag("FOLDER"), flag("FOLDER", "save/data")] = None
@@ -76,7 +76,7 @@ class ExplainConfig:
     For a data set, also the true class (label) or every class (all)."""
     out: Annotated[str, flag("FILE|STORE.zarr", "why.html, or maps.zarr")] = ""
     """Page or figure to write: .html, .png, .pdf or .svg. For a data set, a .zarr store: a folder or an address such as
-    s3://bucket/maps.zarr; a store that was begun is continued."""
+    s3://bucket/maps.zarr; an incomplete store is continued."""
     trust: Trust = False
     """Import the MODULE:FUNCTION that the run names as its model."""
     device: Annotated[str, flag("auto|cpu|cuda|cuda:N|mps")] = "auto"

@@ -176,7 +176,7 @@ class ReportConfig:
 
     run: Annotated[str, tyro.conf.Positional, address_flag("RUN|STORE.zarr")]
     """Save folder of a run, or the address of a store. The report is written to RUN/report.html, with a summary in
-    RUN/summary.png; that of STORE.zarr is written beside it, to STORE.html."""
+    RUN/summary.png; the page of STORE.zarr is written next to it, to STORE.html."""
     open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Open the page in the default browser."""
 

@@ -1,4 +1,4 @@
-"""Read images one by one, where an unreadable image is a result and not the end."""
+"""Read images one by one; an unreadable image is a result, not an error."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def read_each(
     default, labels are indices or names of `images.classes`. Labels that are None or negative mean unlabeled.
 
     Raises `ConfigError` for indices that are not ascending or outside the data set, and `DataError` if the whole
-    data set cannot be read any more, for example because its file is gone.
+    data set can no longer be read, for example because its file is gone.
 
     >>> import torch
     >>> from pellucid.data._items import Converter

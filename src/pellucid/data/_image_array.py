@@ -32,8 +32,8 @@ def choose_arrays(
 ) -> list[tuple[ArrayT, ArrayT | str]]:
     """Return images and labels of the test set, and those of the training set if there is one, by their usual names.
 
-    If `ignored`, a reason, is not empty, it replaces the labels. Without labels, `advice` replaces them. Raises
-    `DataError` if there are no images, or several arrays that could be.
+    Labels that are not read are replaced by a reason: `ignored` if it is not empty, or `advice` if there are none.
+    Raises `DataError` if there are no images, or several arrays that could hold them.
 
     >>> choose_arrays({"x": "pixels", "y": "numbers"}, "a.npz", "", "no labels")
     [('pixels', 'numbers')]
@@ -82,9 +82,10 @@ def images_of(
     contents: Callable[[], Iterable[bytes]],
     classes: tuple[str, ...] | None = None,
 ) -> LazyImages:
-    """Return the images of an array of a shape with three or four axes.
+    """Return the images in an array with three or four axes.
 
-    `name` are the names of the data set, its title and the array, and `labels` may be the reason why there are none.
+    `name` holds the name and the title of the data set and the name of the array. `labels` may be the reason why there
+    are none.
     """
     data_set, title, array = name
     is_last = len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4)

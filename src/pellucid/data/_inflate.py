@@ -19,8 +19,8 @@ SHORTEST = 1 << 24
 class Inflated:
     """A deflated part of a file, such as a compressed member of an .npz archive.
 
-    Everything is decompressed once, to compare it with its checksum and to keep states on the way. From then on, an
-    access costs at most the distance to the state before it, wherever it is.
+    Everything is decompressed once, to verify its checksum and to keep states on the way. From then on, an access only
+    decompresses the data between the nearest earlier state and the requested position.
     """
 
     def __init__(self, name: str, file: IO[bytes], span: tuple[int, int], size: int, crc: int) -> None:

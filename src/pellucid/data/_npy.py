@@ -20,7 +20,7 @@ __all__ = ["Array", "arrays_in"]
 MOST_LABELS = 1_000_000_000
 """Largest size of an array of labels, in bytes."""
 PROBES = 64
-"""Places at which the bytes of an .npy file are part of its fingerprint, because it has no checksum."""
+"""Number of places whose bytes are part of the fingerprint of an .npy file, because it has no checksum."""
 PROBE_BYTES = 256
 
 
@@ -28,7 +28,8 @@ PROBE_BYTES = 256
 class Array:
     """An array in a file, read row by row.
 
-    The file is not memory-mapped: a mapped file that is cut off or whose disk fails ends the process.
+    The file is not memory-mapped, because reading a mapped file that was truncated, or whose disk fails, kills the
+    process.
     """
 
     path: Path

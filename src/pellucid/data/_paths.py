@@ -13,9 +13,10 @@ __all__ = ["Paths", "check_listable", "list_files"]
 
 
 class Paths(Sequence[Path]):
-    """Paths of files below one folder, which take the length of the file's name and five bytes each.
+    """Paths of files below one folder.
 
-    Objects are made on demand, because a million of `Path` take 200 MB.
+    Each takes the length of the file's name and five bytes of memory. `Path` objects are created on demand, because a
+    million of them take 200 MB.
     """
 
     def __init__(self, root: Path, runs: Sequence[tuple[str, Sequence[str]]]) -> None:
@@ -25,7 +26,7 @@ class Paths(Sequence[Path]):
         self._folders = [folder for folder, _ in runs]
         counts = [len(names) for _, names in runs]
         self._starts = np.cumsum([0, *counts])
-        # no name contains a NUL, so each can end with one
+        # names cannot contain NUL, so it can mark their ends
         self._names = b"".join(os.fsencode("\0".join(names)) + b"\0" for _, names in runs)
         ends = np.flatnonzero(np.frombuffer(self._names, np.uint8) == 0)
         self._ends = ends.astype(np.uint32 if len(self._names) < 2**32 else np.uint64)
@@ -47,7 +48,7 @@ class Paths(Sequence[Path]):
 
     def key(self, index: int) -> str:
         r"""Return the path relative to the root, with `/`; bytes that are not UTF-8 are written as `\xe9`."""
-        # encoded like this also on machines whose file names have another encoding
+        # the same encoding on every machine, whatever that of its file names
         return (
             "/".join(filter(None, self._parts(index)))
             .encode("utf-8", "surrogateescape")
@@ -64,7 +65,7 @@ class Paths(Sequence[Path]):
 
     def _parts(self, index: int) -> tuple[str, str]:
         """Return the folder and the name of a file."""
-        index = range(len(self))[index]  # also a negative one, or an IndexError
+        index = range(len(self))[index]  # handles negative indices, and raises IndexError
         start = int(self._ends[index - 1]) + 1 if index else 0
         folder = self._folders[int(np.searchsorted(self._starts, index, side="right")) - 1]
         return folder, os.fsdecode(self._names[start : int(self._ends[index])])
@@ -114,7 +115,7 @@ def _scan(path: Path, suffixes: set[str]) -> tuple[list[str], list[str]]:
                 name = entry.name
                 if name.startswith("."):
                     continue
-                # without a call to the system: a listing tells files from folders
+                # no system call is needed: the listing tells files from folders
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(name)
                 elif os.path.splitext(name)[1].lower() in suffixes and not entry.is_dir():  # noqa: PTH122

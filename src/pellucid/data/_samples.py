@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = ("bmp", "gif", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif"
 LABEL_SUFFIXES = ("cls", "label", "txt", "json")
 """Names of members with a label, in the order in which they are tried."""
 NO_LABEL, BAD_LABEL = -1, -2
-"""Labels of samples without one, and of those whose label is no class index."""
+"""Values that mark samples without a label, and samples whose label is not a class index."""
 LARGEST_LABEL = 1 << 20
 """Largest member to read for a label, in bytes."""
 NAME = re.compile(r"((?:.*/)?[^./][^.]*)\.([^/]*)", re.DOTALL)
@@ -45,7 +45,7 @@ class Samples:
     sizes: "array[int]" = field(default_factory=lambda: array("q"))
     labels: "array[int]" = field(default_factory=lambda: array("q"))
     is_complete: bool = True
-    """False if the shard does not end as archives do."""
+    """False if the shard lacks the mark at the end of an archive, or is truncated."""
 
 
 def list_samples(path: Path, name: str, choice: Choice) -> Samples:

@@ -13,7 +13,7 @@ __all__ = ["by_part", "expand", "part_of"]
 PART_NAMES = {"train": "train", "training": "train", "test": "test", "validation": "validation", "valid": "validation"}
 PART_NAMES |= {"val": "validation", "dev": "validation", "testing": "test"}
 MOST_FILES = 10_000_000
-"""Largest number of files in a pattern; more is a typing error."""
+"""Largest number of files in a pattern; more are taken for a typo."""
 
 
 def part_of(path: Path) -> str:

@@ -37,8 +37,8 @@ class Members:
     """Iterate over the regular files of an open archive, in their order, reading only headers.
 
     It reads the formats that tar programs write: v7, ustar, GNU and pax, and their long names. The standard library's
-    `tarfile` takes three times as long, minutes for a million images, and silently ends at a damaged header. While the
-    loop runs, the content of the last member can be read from the file.
+    `tarfile` takes three times as long, minutes for a million images, and silently stops at a damaged header. During
+    the loop, the content of the current member can be read from the file.
 
     Raises `DataError` for a damaged header, a compressed archive, a sparse file, and content after the end.
     """
@@ -46,7 +46,7 @@ class Members:
     file: IO[bytes]
     path: Path
     is_complete: bool = False
-    """After the loop: True if the archive ends with the mark of its end, and no member is cut off."""
+    """After the loop: True if the archive has its end mark, and no member is truncated."""
 
     def __iter__(self) -> Iterator[Member]:
         size = self.file.seek(0, 2)

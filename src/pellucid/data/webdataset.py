@@ -55,7 +55,7 @@ def _images(argument: str, root: Path, files: list[Path], choice: Choice, most_p
         name = file.relative_to(root).as_posix()
         samples = list_samples(file, name, choice)
         runs.append((name, samples.keys))
-        # copied into arrays of the right size, and the lists are dropped shard by shard
+        # copied into arrays of the right size; the lists are freed shard by shard
         columns.append([np.array(values, np.int64) for values in (samples.starts, samples.sizes, samples.labels)])
         if not samples.is_complete:
             cut.append(name)

@@ -33,11 +33,11 @@ def zarr(request: Request) -> OpenData:
 
     A group holds `images` and `labels`, `x` and `y`, or the other names that .npz files have, and optionally the class
     names in its attribute `classes`. Images are (image, height, width), (image, channel, height, width) or (image,
-    height, width, channel), as bytes or as floats in [0, 1]. An array, a group without labels, and any with
-    `?label=none` are unlabeled. One row of chunks is in memory at a time. Images of a chunk that is missing are
+    height, width, channel), as uint8 or floats in [0, 1]. An array, a group without labels, and either with
+    `?label=none`, is unlabeled. One row of chunks is in memory at a time. Images of a chunk that is missing are
     unreadable, because an incomplete copy looks the same as an empty chunk; `?missing=fill` reads the fill value.
 
-    Raises `DataError` if the folder is no Zarr array or group, or if an array has another shape or type.
+    Raises `DataError` if the folder is not a Zarr array or group, or if an array has another shape or type.
     """
     argument, options = split_options(request.argument)
     is_unlabeled = ignores_labels(options)

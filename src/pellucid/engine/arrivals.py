@@ -25,7 +25,7 @@ class Arrival:
     is_cut: bool
     """True if no other path carries relevance past the layer."""
     account: Account | None
-    """What was absorbed between the logits and the layer."""
+    """Relevance absorbed between the logits and the layer."""
     bypassed: Tensor | None
     """(batch,): relevance that other paths carry past the layer; None without an account, or if unknown."""
 

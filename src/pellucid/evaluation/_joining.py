@@ -29,7 +29,7 @@ def joined(parts: Sequence[Evaluation], methods: Sequence[str]) -> Evaluation:
         last.seed,
         {name: why for name, why in refused.items() if name.partition(",")[0] in kept},
         {metric: sum(part.seconds.get(metric, 0.0) for part in parts) for metric in about},
-        # of the first images that were compared; a constant map stays constant
+        # Known from the first images that were compared: a method with constant maps has them for all images.
         tuple(method for method in kept if method in compared[0]) if compared else None,
     )
 

@@ -1,9 +1,9 @@
 """A race of explanation methods: measure all on few images, drop those that fall behind, and repeat on more images.
 
-The statistic is that of F-race (Birattari et al., 2002): the rank of a method on an image, averaged over the metrics of
-faithfulness. A method leaves the race when its mean rank is significantly worse than that of the best one, by paired
-tests with Holm's correction and a level divided by the number of rounds. Which of the remaining methods is recommended
-is decided by `_recommendation`, as for any evaluation.
+The statistic is that of F-race (Birattari et al., 2002): the rank of a method on an image, averaged over the
+faithfulness metrics. A method leaves the race when its mean rank is significantly worse than that of the best one, by
+paired tests with Holm's correction and a level divided by the number of rounds. Which of the remaining methods is
+recommended is decided by `_recommendation`, as for any evaluation.
 """
 
 import math
@@ -30,7 +30,7 @@ __all__ = ["FEWEST_IMAGES", "FIRST_IMAGES", "Finish", "balanced", "race"]
 FIRST_IMAGES = 16
 """Number of images of the first round; each later round doubles the total."""
 FEWEST_IMAGES = 12
-"""Number of images below which nothing is recommended: paired tests of so few can hardly be significant."""
+"""Number of images below which nothing is recommended: paired tests on so few can hardly be significant."""
 PRICING_SHARE = 0.25
 """Largest share of the budget that one method may use on `FEWEST_IMAGES` images."""
 RESERVE = 0.95
@@ -134,8 +134,8 @@ def race(request: Plan, passes: Passes, budget: int, progress: Callable[[int], N
     """Race the methods of a request on its images, in their order, within a budget of forward passes of one image.
 
     `passes` counts those of the request's model. The first image prices the methods: those that would use more than a
-    quarter of the budget on `FEWEST_IMAGES` images are stopped. The metrics that are not of faithfulness are checks,
-    and are measured in the first round only.
+    quarter of the budget on `FEWEST_IMAGES` images are stopped. Metrics that don't measure faithfulness are checks,
+    which are computed in the first round only.
     """
     entrants = [name for name in request.analyzers if name not in CONTROLS]
     state = Race(request, passes, budget, progress, entrants)
@@ -153,7 +153,7 @@ def race(request: Plan, passes: Passes, budget: int, progress: Callable[[int], N
         _narrow(state, metrics, LEVEL / rounds)
         if _is_decided(state) or state.used == total:
             return _finish(state, metrics, "decided" if _is_decided(state) else "images")
-        # in whole rounds, except for the last one
+        # Each round doubles the number of images; the last one may be shorter.
         count = min(state.used, state.affordable(metrics), total - state.used)
         if count < 1:
             return _finish(state, metrics, "budget")
@@ -161,7 +161,7 @@ def race(request: Plan, passes: Passes, budget: int, progress: Callable[[int], N
 
 
 def _is_decided(state: Race) -> bool:
-    """Return True if no method is left, or a single one that more images need not tell from the controls."""
+    """Return True if no method is left, or a single one that already qualifies for a recommendation."""
     return not state.active or (len(state.active) == 1 and state.evaluation.recommendation.method is not None)
 
 

@@ -67,7 +67,7 @@ def quantity(number: int, noun: str) -> str:
 
 
 def worse_than_control(evaluation: Evaluation, method: str) -> str:
-    """Return the metrics of faithfulness in which a control has a better mean; an empty string if there is none."""
+    """Return the faithfulness metrics in which a control has a better mean; an empty string if there is none."""
     beaten = [metric for metric in faithfulness(evaluation) if evaluation.beaten_by(method, metric)]
     return listed([metric.replace("_", " ") for metric in beaten])
 

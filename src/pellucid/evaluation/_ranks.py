@@ -11,7 +11,8 @@ from pellucid.evaluation._statistics import holm, intervals, sign_flip
 __all__ = ["Ranked", "mean_ranks", "ranked", "worse_than"]
 
 DIGIT = 0.001
-"""A unit of the third digit; smaller differences count as none."""
+"""One unit of the third digit, relative to an image's largest value (at least 1); values are rounded to it before
+ranking."""
 
 
 @dataclass(frozen=True)

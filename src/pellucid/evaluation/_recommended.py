@@ -36,8 +36,8 @@ class Recommended:
     reason: str
     """The measurements that decided, in sentences."""
     ranking: tuple[Ranked, ...]
-    """Mean rank of each method over the metrics of faithfulness, the best first; methods that were dropped come last,
-    with the ranks at which they left the race."""
+    """Mean rank of each method over the faithfulness metrics, the best first; methods that were dropped come last, with
+    the ranks at which they left the race."""
     tied: tuple[str, ...]
     """Methods that are not significantly worse than the recommended one in mean rank."""
     evaluation: Evaluation

@@ -12,7 +12,7 @@ from pellucid.plots.colours import INK, PALE
 __all__ = ["flow_figure"]
 
 LONGEST_NAME = 40
-"""Maximum length of a junction's name; of longer ones, the end tells more."""
+"""Maximum length of a junction's name; longer names are cut at the start, because the end is more informative."""
 MOST_JUNCTIONS = 40
 """Maximum number of junctions in the figure, those nearest to the output."""
 ROW_DOTS, CHART_DOTS, AXIS_DOTS, LABEL_DOTS = 30, 460, 40, 260

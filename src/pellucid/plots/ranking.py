@@ -31,7 +31,7 @@ class RankLine:
     low: float
     high: float
     note: str = ""
-    """A few words to the right of the interval."""
+    """Short note to the right of the interval."""
     is_chosen: bool = False
     is_faded: bool = False
     """True for a method that left the race early."""

@@ -26,8 +26,8 @@ from pellucid.evaluation._run import Plan, make_case, plan
 __all__ = ["BUDGETS", "RACE_METRICS", "recommend"]
 
 RACE_METRICS = ("selectivity", "insertion", "sensitivity_n", "random_logit", "parameter_randomisation")
-"""The default metrics: three of faithfulness that fail in different ways, and two checks. One removes patches, the
-most relevant first; one adds pixels to a blurred image; one removes random sets."""
+"""The default metrics: three faithfulness metrics that fail in different ways, and two checks. Of the former, one
+removes patches, the most relevant first; one adds pixels to a blurred image; one removes random sets."""
 BUDGETS: Mapping[str, int] = {"small": 60_000, "default": 240_000, "large": 2_400_000}
 """Forward passes of one image, by name."""
 FEWEST_PASSES = 1000
@@ -49,9 +49,9 @@ def recommend(
 ) -> Recommended:
     """Choose the attribution method to use for this model and these images, by measured faithfulness.
 
-    The methods race: all of them are measured on a few images, those whose mean rank over the metrics of faithfulness
-    is significantly worse than the best one's are dropped, and the rest continue on more images until one remains or
-    the budget or the images are used up. All methods see the same images and random draws. The recommended method is
+    The methods race: all of them are measured on a few images, those whose mean rank over the faithfulness metrics is
+    significantly worse than that of the best one are dropped, and the rest continue on more images until one remains,
+    or the budget or the images are used up. All methods see the same images and random draws. The recommended method is
     that of `Evaluation.recommendation`: it beats every control (random, constant, edges, the image itself), and its
     maps depend on the image, the class and the weights. If no method qualifies, or the budget is too small to tell,
     `.method` is None and `.reason` says why.
@@ -63,11 +63,10 @@ def recommend(
         labels: (image,) true classes. The images are drawn evenly over them; by default, over the predicted classes.
         methods: method names, or analyzers of this model if a method needs options or was fitted; by default, one or
             two of each family.
-        metrics: metric names or configured metrics, at least one of faithfulness. The others are checks, and are
+        metrics: metric names or configured metrics, at least one of them a faithfulness metric. The others are checks,
             measured on the first images only.
         budget: largest number of forward passes of one image: a number, or `"small"` (60,000), `"default"` (240,000)
-            or `"large"` (2,400,000). Backward passes are not counted. Adaptive methods may
-            exceed it slightly.
+            or `"large"` (2,400,000). Backward passes are not counted. Adaptive methods may exceed it slightly.
         seed: random seed.
         target: the class to explain, or one per image; by default, the predicted class of each image.
 

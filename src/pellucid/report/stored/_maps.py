@@ -1,4 +1,4 @@
-"""What a pass over a store keeps of the maps: sums by class, residuals by size, and the most extreme images."""
+"""Summaries of maps from one pass over a store: sums by class, residuals by size, and the most extreme images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ __all__ = ["EDGES", "FLOOR", "Extreme", "Extremes", "MeanMaps", "kept_size", "re
 MOST_VALUES = 4_000_000
 """Maximum number of values of all mean maps, which bounds the memory."""
 FLOOR = 0.01
-"""Promised sums of fewer logits count as this many: the residual of a logit near zero would look large."""
+"""Promised sums of fewer logits count as this many, because the residual of a logit near zero would look large."""
 EDGES = 10.0 ** np.arange(-9, 1.25, 0.25)
 """Edges of the bins of relative residuals: four for each factor of ten. The first and the last bin are open."""
 FEW = 6

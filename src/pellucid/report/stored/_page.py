@@ -23,7 +23,7 @@ SECTIONS: tuple[Callable[[Survey], Section | None], ...] = (mean_maps, residuals
 def write_stored_report(path: "str | os.PathLike[str] | Address") -> str:
     """Write the page of a store of explanations beside it, as `maps.html` for `maps.zarr`, and return its address.
 
-    The store is read once, with progress and in constant memory. It may be incomplete, which the page then says. Raises
+    The store is read once, with progress and in constant memory. If it is incomplete, the page says so. Raises
     `DataError` if there is no store, or for a damaged shard, and `SaveError` if the page cannot be written.
     """
     address = Address.of(path)

@@ -28,9 +28,9 @@ class Survey:
     images: int = 0
     """Images in complete shards."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Numbers of images without results, by the reason."""
+    """Numbers of images without results, by reason."""
     examples: dict[str, str] = field(default_factory=dict)
-    """The first image's key by reason."""
+    """Key of the first image, by reason."""
     confusion: np.ndarray | None = None
     """(true class, prediction) numbers of images; None without labels, or for too many classes."""
     right: int = 0
@@ -45,9 +45,9 @@ class Survey:
     confidence: float = 0.0
     """Sum of the probabilities of the predictions."""
     wrong_keys: dict[tuple[int, int], str] = field(default_factory=dict)
-    """The first key of a misclassified image by true class and prediction."""
+    """Key of the first misclassified image, by true class and prediction."""
     grouping: str = ""
-    """By what the mean maps are grouped."""
+    """Variable by which the mean maps are grouped, in words, such as "predicted class"."""
     means: MeanMaps | None = None
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
     """Numbers of images by method in the bins of `EDGES`, with an open one at either end."""

@@ -1,8 +1,8 @@
 """Explain a whole data set into a Zarr store, with any number of processes.
 
 - `place`: this process among those of a job, from torchrun's, SLURM's or Kubernetes' environment variables
-- `schedule`: which shard a process computes next; knows nothing of files or models
-- `request`: what is asked for; `source`: the images; `embeddings`: embedding and logits in one pass
+- `schedule`: the order in which a process computes shards, independent of files and models
+- `request`: the choices of a call; `source`: the images; `embeddings`: embedding and logits in one pass
 - `job`: model, images and methods, checked before anything is written, and the layout of the store
 - `results`: the rows of one shard; `work`: shard after shard, with progress
 - `index`: the table `maps.parquet` beside a finished store

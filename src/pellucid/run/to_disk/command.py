@@ -1,4 +1,4 @@
-"""The work of `pellucid explain --dataset`: explain a data set, or say what that would take."""
+"""`pellucid explain --dataset`: explain a data set, or print what that would cost."""
 
 import time
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def explain_dataset(config: ExplainConfig) -> int:
     except PellucidError as error:
         if not place.rank:
             raise
-        # unlike in training, processes fail for reasons of their own, such as the full disk of one machine
+        # unlike in training, each process can fail for a different reason, such as a full disk on one machine
         print_error(f"process {place.rank}: {error}")
         return error.exit_code
 
@@ -70,7 +70,7 @@ def _explain(config: ExplainConfig, place: Place) -> int:
     )
     known = names or data.test.classes
     given: dict[str, Any] = {"image_size": config.image_size, "crop": network.crop}
-    # by which built-in networks are built
+    # built-in networks are built for this shape
     shape = Source.of(data.test, choose_preprocessing(nn.Identity(), **given), None, None, whole.limit).image_shape
     loaded = load_model(
         config.model,
@@ -79,7 +79,7 @@ def _explain(config: ExplainConfig, place: Place) -> int:
         classes=None if known is None else len(known),
         trust=config.trust,
     )
-    # without parts, every image is explained
+    # the notice of a missing test split is irrelevant here: every image is explained
     remarks = data.test.remark.replace(NO_TEST_PART, "").removeprefix("; ")
     for notice in filter(None, (loaded.notice, remarks)):
         print_line(f"Notice: {notice}")

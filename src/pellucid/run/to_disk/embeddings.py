@@ -21,7 +21,7 @@ class Embedder:
 
     @classmethod
     def of(cls, model: nn.Module, image: Tensor, layer: str | None) -> "Embedder":
-        """Find the embedding of a model, trying it on an image (1, …).
+        """Find the embedding layer of a model by running it on one image (1, …).
 
         Raises `UnknownName` for a layer that the model does not have, and `ModelError` if it has no linear layer.
         """

@@ -52,9 +52,10 @@ def explain_to_disk(
     """Explain every image of a data set, and store the results as Zarr arrays (format 3).
 
     Any number of processes, on any number of machines, can make the same call: each begins with its own part of the
-    data and then helps the others. torchrun, SLURM and Kubernetes say which part that is; none of them is needed. A
-    call after an interruption computes only what is missing, with any number of processes, and the store is then equal,
-    bit for bit, to one that was never interrupted. See `docs/scale.md`.
+    data and then helps the others. The part follows from the environment variables that torchrun, SLURM or Kubernetes
+    set; without them, a process begins with all of the data. A call after an interruption computes only what is
+    missing, with any number of processes, and the store is then equal, bit for bit, to one that was never interrupted.
+    See `docs/scale.md`.
 
     Args:
         model: as for `explain`; it stays on its device, unchanged.
@@ -65,15 +66,16 @@ def explain_to_disk(
             of `explain`'s default methods that applies, or none with `jacobian=True`. An empty list stores logits and
             embeddings only.
         target: the explained class: "predicted", "label" (the true class), "all", a class name or an index.
-        jacobian: also store the derivative of every logit by every pixel.
+        jacobian: also store the derivative of every logit with respect to every pixel.
         embeddings: also store the input of the last linear layer. Default: only if nothing else is computed.
         classes: class names by index. Default: those of the model's library or of the data.
         mean: with `std`, the normalization of the model's input, as for `explain`.
         std: see `mean`.
         preprocess: preprocessing of files and PIL images, as for `explain`.
         dtype: type of the stored maps, "float32" or "float16"; the latter stores the rounding error of each map.
-        limit: explain so many images, evenly spaced over the data set.
-        shard: images per shard, the unit of work, of writing and of what an interruption loses. Default: about 32 MB.
+        limit: number of images to explain, evenly spaced over the data set. Default: all.
+        shard: images per shard. A shard is computed and written as a whole; an interruption loses the shards in
+            progress. Default: about 32 MB.
         threads: CPU threads of this process. Default: those of the store that is continued; in a new one, all cores,
             but one for images of at most 64×64 pixels or if there are several processes.
 
@@ -147,7 +149,7 @@ def existing_settings(address: Address) -> dict[str, Any] | None:
 def threads_of(
     request: Request, existing: dict[str, Any] | None, place: Place, image_shape: tuple[int, int, int]
 ) -> int:
-    """Return the number of CPU threads, which decides the last bits of the results."""
+    """Return the number of CPU threads, which affects the last bits of the results."""
     if request.threads is not None:
         return request.threads
     if existing and isinstance(existing.get("threads"), int):

@@ -20,7 +20,7 @@ from pellucid.storage.table import require_parquet
 __all__ = ["check_index_place", "index_address", "write_index"]
 
 ROWS_PER_GROUP = 10_000
-"""A row group has the images of so many whole shards that it reaches this number."""
+"""Minimum number of images in a row group, which holds whole shards."""
 MARKS = "completed"
 INDEX = '{"content": "index of pellucid explanations"'
 """Beginning of what a table says about itself."""
@@ -30,7 +30,7 @@ SUMS = ("expected", "residual", "rounding")
 
 
 def index_address(address: Address) -> Address | None:
-    """Return where the table of a store lies; None for a store at the root of its bucket.
+    """Return the address of a store's table; None for a store at the root of its bucket.
 
     >>> str(index_address(Address.of("s3://bucket/maps.zarr")))
     's3://bucket/maps.parquet'

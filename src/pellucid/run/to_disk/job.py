@@ -52,7 +52,7 @@ class Job:
     target: int | str
     classes: tuple[str, ...]
     batch: int
-    """Images per pass. It decides the last bits of the results, so it does not depend on the process."""
+    """Images per pass. It affects the last bits of the results, so it does not depend on the process."""
     embedder: Embedder | None
     jacobian: bool
     kernel: str | None
@@ -68,13 +68,13 @@ class Job:
         return device_of(self.model)
 
     def floats(self, reads: Sequence[Any]) -> Tensor:
-        """Return readable images as the model takes them."""
+        """Return readable images as a batch for the model."""
         return floats_of(reads, dtype_of(self.model), self.device)
 
 
 @dataclass(frozen=True, eq=False)
 class _Probe:
-    """What the first readable image shows about the results."""
+    """Results on the first readable image, which determine the layout of the store."""
 
     logits: Tensor
     analyzers: dict[str, Analyzer]

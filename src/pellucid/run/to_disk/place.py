@@ -1,4 +1,4 @@
-"""The place of a process among those of a job, as its launcher states it."""
+"""The place of a process among those of a job, from the environment variables of its launcher."""
 
 import os
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Place:
 
     @classmethod
     def found(cls, environment: Mapping[str, str] = os.environ) -> "Place":
-        """Return the place that the environment states; the only process if it states none.
+        """Return the place given by environment variables; without them, that of a single process.
 
         Raises `ConfigError` for variables that contradict each other.
 

@@ -1,4 +1,4 @@
-"""What is asked for: methods, target and storage, as the user gives them."""
+"""The choices of a call, as the user makes them: methods, target and storage."""
 
 import re
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ class Request:
 
 
 def analyzers_for(model: Network, wanted: Sequence[str | Analyzer]) -> dict[str, Analyzer]:
-    """Return an analyzer of `model` by name. An analyzer among `wanted` lends its method and options.
+    """Return an analyzer of `model` by name. An analyzer in `wanted` contributes its method and options.
 
     Raises `ConfigError` for a method that is named twice, or that has to be fitted first.
     """

@@ -22,7 +22,7 @@ __all__ = ["mark_of", "rows_of"]
 
 
 def rows_of(job: Job, reads: Sequence[Read], advanced: Callable[[int], None] | None = None) -> dict[str, np.ndarray]:
-    """Compute the rows of a shard from its images; `advanced` is called with the number of images that are done.
+    """Compute the rows of a shard from its images; `advanced` is called with the number of finished images.
 
     An image that cannot be read, or whose results are NaN or infinite, has an `error` instead of results. Raises the
     first error if every readable image fails, because that is not the images' fault.
@@ -96,7 +96,7 @@ def _fill(job: Job, reads: Sequence[Read], places: list[int], rows: dict[str, np
 
 
 def _clear(job: Job, place: int, rows: dict[str, np.ndarray]) -> None:
-    """Remove what a failed computation has left."""
+    """Reset rows that a failed computation has partly filled."""
     for one in job.layout.variables:
         if one.values is None and one.name not in ("key", "label", "error"):
             rows[one.name][place] = np.nan if one.dtype.startswith("float") else -1

@@ -1,4 +1,4 @@
-"""Which shard a process computes next: its own part in order, then what is missing elsewhere. Nothing is locked."""
+"""Order in which a process computes shards: its own part, then missing shards of others. Nothing is locked."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +28,8 @@ class Schedule:
     """Yields the shards for a process to compute.
 
     A process first takes its own part: shards `rank · n / size` to `(rank + 1) · n / size`, so that it reads the data
-    in order. Then it lists the marks and helps with what is missing, beginning at a place of its own in the list, so
-    that processes seldom choose the same shard. If two do, both write the same bytes, and only time is lost.
+    in order. Then it lists the marks and helps with missing shards, beginning at a different place in the list than
+    others, so that processes seldom choose the same shard. If two do, both write the same bytes, and only time is lost.
 
     >>> class None_:
     ...     def completed(self):
@@ -48,7 +48,7 @@ class Schedule:
     seed: int = 0
     """Distinguishes processes of different jobs that have the same rank."""
     listed: Callable[[np.ndarray], None] | None = None
-    """Called with every listing of the complete shards, such as for the progress."""
+    """Called with every listing of the complete shards, to update the progress."""
     _is_met: bool = field(default=False, init=False)
 
     @property
@@ -74,7 +74,7 @@ class Schedule:
                     break
 
     def meet(self) -> None:
-        """Note that another process has just computed the same shard: it works on the same part."""
+        """Note that another process, which works on the same part, has just computed the same shard."""
         self._is_met = True
 
     def upcoming(self, number: int) -> int | None:

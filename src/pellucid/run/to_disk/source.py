@@ -21,7 +21,7 @@ from pellucid.data._user_data import as_lazy
 __all__ = ["Source", "described_steps", "floats_of", "labels_of"]
 
 PROBED = 50
-"""Number of images tried for a readable one."""
+"""Maximum number of images to try until one is readable."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class Source:
 
     @property
     def has_labels(self) -> bool:
-        """False if it is known without reading images that none has a label."""
+        """False if it is known, without reading images, that none has a label."""
         labels = self.images.labels
         return not self.images.unlabeled and (labels is None or bool((labels >= 0).any()))
 
@@ -110,7 +110,7 @@ class Source:
     def fingerprint(self) -> dict[str, Any]:
         """Return what identifies the images: their names and numbers, and the pixels of the first readable one.
 
-        The latter tells apart tensors that are equal in everything else.
+        The pixels distinguish tensors that are equal in everything else.
         """
         assert self.first.pixels is not None
         return {
@@ -124,7 +124,7 @@ class Source:
 
 
 def floats_of(reads: Sequence[Read], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return readable images as one batch of floats (image, channel, height, width), as the model takes them."""
+    """Return readable images as one batch of floats (image, channel, height, width), as input of the model."""
     # one by one: some may be bytes, others floats
     parts = [to_floats(read.pixels[None]) for read in reads if read.pixels is not None]
     return torch.cat(parts).to(device, dtype)

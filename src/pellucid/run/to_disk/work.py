@@ -19,13 +19,13 @@ from pellucid.storage.sharded import ShardedStore
 __all__ = ["Finished", "duration", "finish_shards"]
 
 SECONDS_BETWEEN_LISTINGS, MOST_LISTING = 10.0, 0.02
-"""The process that shows the progress lists the marks at intervals of at least so many seconds, and spends at most this
-part of its time on it."""
+"""Minimum interval at which the process that shows the progress lists the marks, and maximum share of its time that it
+spends on that."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What this process has done."""
+    """Number of shards and images that this process has computed."""
 
     shards: int
     images: int
@@ -40,7 +40,7 @@ class _Progress:
     store: ShardedStore
     tracker: Tracker
     is_shown: bool
-    """False in all processes but the first one, which need no listings for it."""
+    """True in the first process only; the others need no listings for the progress."""
     begun: float = field(default_factory=time.monotonic)
     first: int | None = None
     """Images that were complete at the start."""
@@ -79,7 +79,7 @@ def finish_shards(store: ShardedStore, job: Job, place: Place) -> Finished:
     shards = images = unreadable = 0
     with track("explaining", store.images) as tracker, _Reader(job, store) as reader:
         progress = _Progress(store, tracker, is_shown=not place.rank)
-        # so that processes that do not know of each other part ways when they meet
+        # so that processes of different jobs that meet continue with different shards
         schedule = Schedule(store, store.shards, place, seed=secrets.randbits(32), listed=progress.listed)
         for number in schedule.shards():
             reads = reader.take(number, schedule.upcoming(number))
@@ -107,7 +107,7 @@ class _Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # an error or Ctrl-C does not wait for images that nobody needs any more
+        # after an error or Ctrl-C, don't wait for images that are no longer needed
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def take(self, number: int, following: int | None) -> Sequence[Read]:

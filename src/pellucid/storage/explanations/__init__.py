@@ -1,6 +1,6 @@
-"""Read stored explanations back: the stores of `explain_to_disk` and `jacobian_to_disk`, complete or not.
+"""Read stored explanations: the stores of `explain_to_disk` and `jacobian_to_disk`, complete or not.
 
-- `metadata`: checks of everything that a store says about itself, before any library acts on it
+- `metadata`: checks of all metadata of a store, before any library acts on it
 - `arrays`: guarded reads of rows, through `guarded` arrays; what is missing or damaged is an error that names the shard
 - `stored`: `StoredExplanations`, a store or a selection of its images
 - `one`: one of these images; `jacobian`: the Jacobians of all

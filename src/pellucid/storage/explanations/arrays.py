@@ -22,7 +22,7 @@ Rows = np.ndarray | range
 class StoredArrays:
     """The arrays of a store, opened once in each process that reads them; pickled as their address.
 
-    The complete shards are those at the time of opening.
+    Shards that are completed later are not seen.
     """
 
     def __init__(self, address: Address, metadata: Metadata, completed: np.ndarray) -> None:
@@ -45,7 +45,7 @@ class StoredArrays:
         return cls(address, metadata, completed)
 
     def __getstate__(self) -> dict[str, Any]:
-        # open files and connections stay in their process
+        # open files and connections cannot be pickled
         return {"text": self.address.text, "metadata": self.metadata, "completed": self.completed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -174,7 +174,7 @@ class StoredArrays:
             raise self.damaged(name, shard, f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
     def damaged(self, name: str, shard: int, reason: str) -> DataError:
-        """Return the error for a shard whose mark promises more than its files hold."""
+        """Return the error for a shard that is marked as complete but has missing or damaged files."""
         if MARKS not in self.metadata.headers:
             return DataError(
                 f"{self.address}: chunk {shard} of {name} is damaged ({reason}). Delete .marks/{shard} and call "

@@ -19,8 +19,8 @@ class StoredMaps(Dataset[dict[str, Any]]):
 
     An item has `index` (position in the store) and, as far as they are stored, `key`, `label` (−1 if unknown),
     `prediction`, `logits` (class,), `relevance` (channel, height, width), or (method, …) for all methods, `embedding`
-    and `jacobian`. It can be pickled, and every worker of a `DataLoader` opens the store by itself. A batch is read at
-    once, so batches of neighboring images are fastest.
+    and `jacobian`. It can be pickled, and every worker of a `DataLoader` opens the store on its own. A batch is read
+    at once, so batches of neighboring images are fastest.
     """
 
     def __init__(self, stored: "StoredExplanations", method: str | None = None) -> None:

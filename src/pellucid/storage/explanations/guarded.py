@@ -11,7 +11,7 @@ from pellucid.storage.sharded import Address
 __all__ = ["guarded", "guarded_store"]
 
 Damaged = Callable[[str, int, str], DataError]
-"""Makes the error from variable, shard and reason."""
+"""Function that returns the error for a variable, shard and reason."""
 
 
 def guarded(address: Address, name: str, header: Header, damaged: Damaged) -> Any:

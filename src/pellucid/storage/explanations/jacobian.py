@@ -1,4 +1,4 @@
-"""Stored Jacobians, read by their index."""
+"""Stored Jacobians, read by indexing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["StoredJacobian"]
 
 
 class StoredJacobian:
-    """An array (image, class, channel, height, width) on disk: an index along the images reads what it chooses.
+    """An array (image, class, channel, height, width) on disk: indexing along the images reads only the chosen ones.
 
     `numpy.asarray` reads all of it.
     """

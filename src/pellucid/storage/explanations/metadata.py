@@ -1,4 +1,4 @@
-"""Checks of what a store says about itself: it may come from somebody else."""
+"""Checks of the metadata of a store, which may come from an untrusted source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Header:
 
     shape: tuple[int, ...]
     dtype: str
-    """Of `TYPES`."""
+    """One of `TYPES`."""
     dimensions: tuple[str, ...]
     record: Mapping[str, Any]
     version: int = 3

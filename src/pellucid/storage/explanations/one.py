@@ -10,7 +10,7 @@ __all__ = ["StoredExplanation"]
 
 @dataclass(frozen=True, eq=False)
 class StoredExplanation:
-    """One image of a store: its prediction, its maps by method, and how far their sums are from the promised ones.
+    """One image of a store: its prediction, its maps by method, and the residuals of their sums.
 
     An image without results has an `error`, and neither logits nor maps.
     """

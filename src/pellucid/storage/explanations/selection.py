@@ -1,4 +1,4 @@
-"""Which images of a store `select` chooses."""
+"""Conditions of `select`, and the images of a store that meet them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

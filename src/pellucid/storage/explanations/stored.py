@@ -42,7 +42,7 @@ class StoredExplanations:
 
     @property
     def address(self) -> str:
-        """Where the store lies: an absolute path or an address of fsspec."""
+        """Address of the store: an absolute path or an address of fsspec."""
         return self._arrays.address.text
 
     @property
@@ -57,14 +57,14 @@ class StoredExplanations:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What decides the results: model, weights, data, methods with their options, target and the like."""
+        """Settings that determine the results: model, weights, data, methods with their options, target and so on."""
         attributes = self._arrays.metadata.attributes
         settings = attributes.get("settings", attributes)
         return settings if isinstance(settings, dict) else {}
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """All attributes of the store, with the settings and where it was begun."""
+        """All attributes of the store, including its settings and the provenance of the process that began it."""
         return self._arrays.metadata.attributes
 
     @property
@@ -87,7 +87,7 @@ class StoredExplanations:
     def methods_with_sums(self) -> tuple[str, ...]:
         """Methods that promise the sum of their maps, which have `expected` and `residual`.
 
-        They are found by the first image that has results; there are none if no image has.
+        They are determined from the first image that has results; empty if no image has any.
         """
         first = next(self.parts(), None)
         if first is None or "expected" not in self._arrays:
@@ -189,7 +189,9 @@ class StoredExplanations:
 
     @property
     def jacobian(self) -> "StoredJacobian":
-        """The derivatives of all logits by all pixels, (image, class, channel, height, width), read by its index.
+        """Derivatives of all logits with respect to all pixels, (image, class, channel, height, width).
+
+        Indexing reads only the chosen images.
 
         >>> import torch, pellucid
         >>> from tempfile import mkdtemp
@@ -258,7 +260,7 @@ class StoredExplanations:
             target: explained classes, likewise.
             correct: True for correct predictions, False for wrong ones; images without a label are neither.
             readable: True for images with results, False for those without, None for both.
-            residual_above: a method and a number of logits: images whose map misses its promised sum by more.
+            residual_above: a method and a number of logits; chooses images whose residual is larger in absolute value.
 
         Raises `UnknownName` for unknown classes and methods, and `ConfigError` for a method that promises no sum.
 
@@ -432,17 +434,16 @@ def _known(number: int | np.integer) -> int | None:
 
 
 def open_explanations(path: "str | os.PathLike[str] | Address") -> StoredExplanations:
-    """Open a store of explanations or Jacobians, also while it is being filled.
+    """Open a store of explanations or Jacobians, even while it is being filled.
 
     Args:
         path: what was given to `--out`, `explain_to_disk` or `jacobian_to_disk`: a folder, or any address of fsspec,
             such as `s3://bucket/maps.zarr`. Arrays that `jacobian_to_disk` wrote in earlier versions can be read, too.
 
-    Returns the store, whose images are read on demand. It knows of the shards that are complete now; open it again to
-    see later ones.
+    Returns the store, whose images are read on demand. It sees the shards that are complete now; open it again
+    to see later ones.
 
-    Raises `DataError` if there is no store, or if what it says about itself cannot be true. Nothing in a store can run
-    code.
+    Raises `DataError` if there is no store, or if its metadata is invalid. Nothing in a store can run code.
 
     >>> import torch
     >>> from tempfile import mkdtemp

@@ -1,4 +1,4 @@
-"""Where a store lies: a folder, or any address that fsspec understands, such as `s3://bucket/maps.zarr`."""
+"""Address of a store: a folder, or anything that fsspec understands, such as `s3://bucket/maps.zarr`."""
 
 import errno
 import os
@@ -142,7 +142,7 @@ class Address:
         return True
 
     def sync(self, keys: Iterable[str]) -> None:
-        """Return once local files are on the disk, so that a power failure can't leave a mark without its data."""
+        """Flush local files to disk, so that a power failure can't leave a mark without its data."""
         if self.folder is None:
             return
         with self.reporting("written"):

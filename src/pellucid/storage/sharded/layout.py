@@ -31,7 +31,7 @@ class Variable:
     row: tuple[int, ...] = ()
     """Shape of one image's row."""
     alone: int = 0
-    """Number of leading axes of the row that a reader may want separately, such as the methods."""
+    """Number of leading axes of the row that readers often index, such as the methods; chunks have length 1 there."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Meaning and unit, for readers."""
     values: np.ndarray | None = None
@@ -78,7 +78,7 @@ class Layout:
             dimension_names=("shard",),
         )
         with warnings.catch_warnings():
-            # readers that do not know it read the description of each array on its own
+            # readers without support for it read the metadata of each array instead
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
             zarr.consolidate_metadata(group.store)
         return {key: content.to_bytes() for key, content in files.items()}
@@ -97,7 +97,7 @@ class Layout:
             array = group.create_array(variable.name, shape=variable.values.shape, dtype=dtype, **common)
             array[...] = variable.values
             return
-        # a missing number is seen as such
+        # makes missing numbers recognizable
         fill = float("nan") if variable.dtype.startswith("float") else "" if variable.dtype == "str" else -1
         group.create_array(
             variable.name,
