@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -158,7 +157,7 @@ def test_rows_of_the_product_sum_to_one(seed) -> None:
         rollout([])
 
 
-def test_torchvision_and_timm() -> None:
+def test_torchvision() -> None:
     torch.manual_seed(0)
     images = torch.rand(2, 3, 32, 32)
     own = torchvision.models.VisionTransformer(32, 16, 2, 2, 32, 64, num_classes=5).eval()
@@ -176,6 +175,13 @@ def test_torchvision_and_timm() -> None:
         layer.ln_1._forward_hooks.clear()
     found = create_analyzer("attention_rollout", own).explain(images).details["map"]
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.integrations
+def test_timm() -> None:
+    timm = pytest.importorskip("timm", reason="needs the extra `integrations`")
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 32, 32)
     options = {"img_size": 32, "depth": 2, "num_classes": 5, "reg_tokens": 3}
     registers = timm.create_model("vit_tiny_patch16_224", pretrained=False, **options).eval()
     explanation = create_analyzer("attention_rollout", registers).explain(images)

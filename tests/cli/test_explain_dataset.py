@@ -1,5 +1,6 @@
 """`pellucid explain --dataset`: a whole data set from the command line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ DIGITS = ("--model", "small_cnn", "--dataset", "digits", "--limit", "40", "--thr
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     terminal.console.cache_clear()
+    yield
+    terminal.console.cache_clear()  # a process of another rank is silent
 
 
 @pytest.fixture

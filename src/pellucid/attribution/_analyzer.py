@@ -121,6 +121,7 @@ class Analyzer:
         know the sum without extra work.
 
         >>> from torch import nn
+        >>> from pellucid.attribution import create_analyzer
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> create_analyzer("gradient", model).analyze(torch.rand(2, 1, 2, 2), "all").shape
         torch.Size([2, 3, 1, 2, 2])
@@ -162,6 +163,7 @@ class Analyzer:
         instead), and (`AmplificationWarning`) if Σ|R| is more than 100 times the explained logit.
 
         >>> from torch import nn
+        >>> from pellucid.attribution import create_analyzer
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> explanation = create_analyzer("lrp.epsilon", model).explain(torch.rand(2, 1, 2, 2), target=1, strict=True)
         >>> bool(explanation.residual.abs().max() < 1e-5)

@@ -29,7 +29,7 @@ def explain_together(
     Warnings about residuals are left to the caller, who has the residuals. Raises `ConfigError` for analyzers of
     different models or outputs, and the errors of `Analyzer.explain`.
 
-    >>> import torch
+    >>> from torch import nn
     >>> from pellucid.attribution import create_analyzer
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> both = [create_analyzer(name, model) for name in ("gradient", "lrp.epsilon")]

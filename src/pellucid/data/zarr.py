@@ -182,7 +182,7 @@ def _images(path: Path, images: Array, labels: Array | str, classes: tuple[str, 
     if labels.stored.ndim > 2 or labels.stored.shape[:1] != shape[:1]:
         raise DataError(f"{labels.name} has the shape {labels.stored.shape}; expected one class index per image.")
     if not labels.fills:
-        for row in range(0, len(labels.stored), labels._grid[0]):
+        for row in range(0, labels.stored.shape[0], labels._grid[0]):
             if (key := labels._missing(row)) is not None:
                 raise DataError(
                     f"{labels.name} has no chunk {key}; copy it again, or pass ?missing=fill if its labels are all "

@@ -61,9 +61,13 @@ def jacobian_to_disk(
     address, total = Address.of(path), images_in(loader)
     native = (ShardedStore.attributes_at(address) or {}).get("native")
     # one image determines the shape, the dtype, the usual size of a shard and whether the kernel pays off
-    with expected_images(total):
-        example = _report(model, first[:1], method, native if isinstance(native, bool) else None, address)
-    store = ShardedStore.join(address, _layout(example, first, chunk, method, model))
+    if isinstance(native, bool):  # decided, and a finished store needs no kernel
+        example = _report(model, first[:1], "auto", False, address)
+    else:
+        with expected_images(total):
+            example = _report(model, first[:1], method, None, address)
+        native = "native" in example.method.split("+")
+    store = ShardedStore.join(address, _layout(example, first, chunk, method, model, native))
     done = 0
     with track("Jacobian", total) as bar:
         for number, part in enumerate(_rechunked(first, images, store.shard)):
@@ -86,7 +90,9 @@ def jacobian_to_disk(
     return str(address) if address.folder is None else Path(path).expanduser()
 
 
-def _layout(example: JacobianReport, images: Tensor, chunk: int | None, method: str, model: nn.Module) -> Layout:
+def _layout(
+    example: JacobianReport, images: Tensor, chunk: int | None, method: str, model: nn.Module, native: bool
+) -> Layout:
     row = _to_numpy(example.jacobian)[0]
     inputs = images.ndim - 1
     outputs = row.ndim - inputs
@@ -102,7 +108,7 @@ def _layout(example: JacobianReport, images: Tensor, chunk: int | None, method: 
         "shard": shard,
         "method": method,
         "model": _model_checksum(model),
-        "native": "native" in example.method.split("+"),
+        "native": native,
     }
     return Layout(None, shard, (Variable("jacobian", row.dtype.name, ("image", *names), row.shape),), attributes)
 

@@ -1,11 +1,10 @@
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pellucid.core.errors import DataError
+from pellucid.core.errors import DataError, SaveError
 from pellucid.run.to_disk import index
 from pellucid.run.to_disk.index import write_index
 from pellucid.storage.sharded import Address
@@ -69,10 +68,10 @@ def test_a_current_table_is_left_alone(tmp_path: Path) -> None:
     written(tmp_path / "maps.zarr")
     second = table.stat().st_ino
     assert second != first
-    table.write_bytes(b"damaged")
-    os.utime(table)
-    written(tmp_path / "maps.zarr")
-    assert parquet.read_metadata(table).num_rows == 20
+    table.write_bytes(b"not our table")
+    with pytest.raises(SaveError, match="is not the index of a store"):
+        written(tmp_path / "maps.zarr")
+    assert table.read_bytes() == b"not our table"
 
 
 def test_sums_of_all_classes_are_lists(tmp_path: Path) -> None:

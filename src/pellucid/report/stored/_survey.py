@@ -40,6 +40,8 @@ class Survey:
     """(class,) numbers of readable images by true class."""
     predictions: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """(class,) numbers of images by prediction."""
+    judged: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """The same for images with a label."""
     hits: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """(class,) numbers of correct images by true class."""
     confidence: float = 0.0
@@ -84,7 +86,7 @@ def survey(stored: StoredExplanations) -> Survey:
     made, total = Survey(stored), stored.completed
     variables = set(stored.variables)
     count = len(stored.classes)
-    made.labels, made.predictions, made.hits = (np.zeros(count, np.int64) for _ in range(3))
+    made.labels, made.predictions, made.judged, made.hits = (np.zeros(count, np.int64) for _ in range(4))
     if {"label", "prediction"} <= variables and count <= MOST_COUNTED:
         made.confusion = np.zeros((count, count), np.int64)
     promising = stored.methods_with_sums if "residual" in variables else ()
@@ -124,6 +126,7 @@ def _count(made: Survey, part: StoredExplanations, variables: set[str]) -> None:
     known = labels >= 0
     is_right = known & (labels == predictions)
     made.labels += np.bincount(labels[known], minlength=count)
+    made.judged += np.bincount(predictions[known], minlength=count)
     made.hits += np.bincount(labels[is_right], minlength=count)
     made.labeled += int(known.sum())
     made.right += int(is_right.sum())

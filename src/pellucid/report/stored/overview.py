@@ -38,15 +38,20 @@ def _classes(made: Survey) -> dict[str, Any] | None:
     chosen = np.sort(np.argsort(-sizes, kind="stable")[:MOST_CLASSES])
     rows = []
     for number in chosen.tolist():
-        labels, hits, predicted = (int(values[number]) for values in (made.labels, made.hits, made.predictions))
+        counts = (made.labels, made.predictions, made.judged, made.hits)
+        labels, predicted, judged, hits = (int(values[number]) for values in counts)
         rows.append([
-            made.stored.classes[number], f"{labels:,}", f"{predicted:,}", _share(hits, labels), _share(hits, predicted),
+            made.stored.classes[number], f"{labels:,}", f"{predicted:,}", _share(hits, labels), _share(hits, judged),
         ])  # fmt: skip
     head = ["Class", "Images with this label", "Predictions", "Recall", "Precision"]
     if not made.labeled:
         head, rows = [head[0], head[2]], [[row[0], row[2]] for row in rows]
     more = f" The {MOST_CLASSES} largest of {count:,} classes are shown." if count > MOST_CLASSES else ""
-    note = "Images without a label count as predictions, too." if 0 < made.labeled < made.readable else ""
+    note = (
+        "Predictions also include images without a label; recall and precision do not."
+        if 0 < made.labeled < made.readable
+        else ""
+    )
     return {"caption": "Classes", "note": f"{note}{more}".strip(), "head": head, "rows": rows, "is_open": count <= 20}
 
 

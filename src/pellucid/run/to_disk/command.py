@@ -101,7 +101,7 @@ def _explain(config: ExplainConfig, place: Place) -> int:
     for line in _summary(store, finished, place):
         print_line(line)
     if place.rank == 0:
-        table = write_index(address)
+        table = write_index(address, is_announced=True)
         print_line(f"{address}: complete{f'; index: {table}' if table else ''}.")
     return 0
 

@@ -39,7 +39,7 @@ def index_address(address: Address) -> Address | None:
     return address.sibling(f"{address.name.removesuffix('.zarr')}.parquet") if "/" in place else None
 
 
-def write_index(address: Address) -> str:
+def write_index(address: Address, *, is_announced: bool = False) -> str:
     """Write the table of a complete store, and return its address; "" if there is none.
 
     The table has one row per image: `index`, `key`, `label`, `label_name`, `prediction`, `prediction_name`,
@@ -58,7 +58,8 @@ def write_index(address: Address) -> str:
     try:
         require_parquet("the index")
     except ConfigError as error:
-        print_line(f"Notice: no index was written beside {address}. {error}")
+        if is_announced:
+            print_line(f"Notice: no index was written next to {address}. {error}")
         return ""
     about = {
         "content": "index of pellucid explanations",
@@ -75,6 +76,7 @@ def write_index(address: Address) -> str:
 
 def check_index_place(address: Address) -> None:
     """Raise `SaveError` if the table of a store would replace a file that is not such a table."""
+    address.read("zarr.json")  # an address that cannot be read is named as the user gave it
     place = index_address(address)
     if place is None or not any(_modified(place)):
         return

@@ -106,9 +106,8 @@ def options_of(analyzer: Analyzer) -> dict[str, Any]:
             return value
         code = getattr(value, "__code__", None)
         if code is not None:  # a function: its description holds an address, which differs between processes
-            text = (
-                f"{code.co_code.hex()} {code.co_names} {[one for one in code.co_consts if not hasattr(one, 'co_code')]}"
-            )
+            constants = [one for one in code.co_consts if not hasattr(one, "co_code")]
+            text = f"{code.co_code.hex()} {code.co_names} {constants}"
             return f"{value.__module__}.{value.__qualname__} {sha256(text.encode()).hexdigest()[:16]}"
         return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
