@@ -96,7 +96,10 @@ def test_without_pyarrow_a_notice_is_printed(
 ) -> None:
     write_store(tmp_path / "maps.zarr")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    assert written(tmp_path / "maps.zarr") == ""
+    place = Address.of(tmp_path / "maps.zarr")
+    assert write_index(place) == ""
+    assert capsys.readouterr().out == ""
+    assert write_index(place, is_announced=True) == ""
     assert "pellucid[parquet]" in capsys.readouterr().out
 
 
