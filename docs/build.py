@@ -106,6 +106,8 @@ FIRST_NAMES = (
     "Evaluation",
     "recommend",
     "Recommended",
+    "explain_to_disk",
+    "open_explanations",
     "inspect",
     "watch",
     "Watcher",

@@ -17,7 +17,7 @@ from pellucid.core.errors import PellucidError, UnsupportedOperation
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning"),
-    pytest.mark.filterwarnings("ignore:integrated_gradients.*:pellucid.attribution.CompletenessWarning"),
+    pytest.mark.filterwarnings("ignore:(integrated_gradients|conductance).*:pellucid.attribution.CompletenessWarning"),
     # torch's own, about its older interfaces
     pytest.mark.filterwarnings("ignore:.*(jit|weight_norm|quantiz|reduce_range).*"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),

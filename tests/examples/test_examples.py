@@ -84,7 +84,7 @@ def test_explain_one_picture(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_explain_a_folder(tmp_path: Path) -> None:
-    output = run("explain_a_folder.py", tmp_path, "200")
+    output = run_apart("explain_a_folder.py", tmp_path, "200")
     killed = re.search(r"(\d+) of 25 shards were complete", output)
     assert killed is not None
     assert 12 <= int(killed[1]) < 25
