@@ -4,6 +4,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,15 @@ def check_index_place(address: Address) -> None:
     """Raise `SaveError` if the table of a store would replace a file that is not such a table."""
     address.read("zarr.json")  # an address that cannot be read is named as the user gave it
     place = index_address(address)
-    if place is None or not any(_modified(place)):
+    if place is None:
         return
     try:
+        # imported before the work, so that memory does not grow at its end
         require_parquet("the index")
+        import_module("pyarrow.parquet")
     except ConfigError:  # then no table is written
         return
-    if not _metadata_of(place).startswith(INDEX.encode()):
+    if any(_modified(place)) and not _metadata_of(place).startswith(INDEX.encode()):
         raise SaveError(
             f"{place} exists, and is not the index of a store: the index of {address} would replace it. Choose another "
             "name for the store, or move that file."
