@@ -16,7 +16,7 @@ from pellucid.core.options import Count
 __all__ = ["References", "WithReferences", "checked_references"]
 
 References = Tensor | tuple[Any, ...] | Mapping[str, Any] | None
-"""Reference inputs, (reference, …); for several inputs, in their structure; None if there are none yet."""
+"""Reference inputs, (reference, …); for several inputs, in their structure; None before fitting."""
 
 
 def checked_references(name: str, references: References, images: Tensor) -> Tensor:

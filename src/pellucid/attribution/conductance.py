@@ -46,7 +46,7 @@ class Conductance(Attribution):
     baseline: Baseline = 0.0
     """Baseline image: a number, a tensor that broadcasts to one image, or one row per image, (batch, …)."""
     through: Unit | None = None
-    """Hidden unit whose share of the input's relevance is wanted; "mean" stands for all positions of its channel."""
+    """Hidden unit whose share of the input's relevance is wanted; "mean" selects all positions of its channel."""
 
     @property
     def gradients_per_image(self) -> int:

@@ -60,7 +60,7 @@ def _class_names(arrays: dict[str, Array]) -> tuple[str, ...] | None:
 
 
 def _images(path: Path, images: Array, labels: Array | str, classes: tuple[str, ...] | None) -> LazyImages:
-    """Return the images of an array, with the labels of another, or with the reason why there are none."""
+    """Return the images of an array, with the labels of another, or with the reason why it has no labels."""
     shape, dtype = images.header
     check_images(images.name, shape, dtype)
     numbers = labels if isinstance(labels, str) else class_labels(labels.name, labels.whole(), shape[0])

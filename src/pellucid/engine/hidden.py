@@ -48,7 +48,7 @@ class _Module:
 
     path: str
     wanted: dict[int | None, str] = field(default_factory=dict)
-    """Names by index of the call; the key None stands for the only call."""
+    """Names by index of the call; None is the key of a layer that is called once."""
     calls: int = 0
 
     def check(self) -> None:
@@ -77,7 +77,7 @@ class _Module:
 def observed(model: nn.Module, names: Sequence[str], observe: Observe, batch: int | None) -> Iterator[None]:
     """Pass the outputs of the named layers to `observe` during a forward pass of `batch` images (None: unknown).
 
-    Hooks are registered on entry and removed on exit. Raises `ModelError` or `ShapeError` unless each name stands for
+    Hooks are registered on entry and removed on exit. Raises `ModelError` or `ShapeError` unless each name refers to
     exactly one call that returns a tensor of floats with one row per image.
     """
     modules: dict[str, _Module] = {}

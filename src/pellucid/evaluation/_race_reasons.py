@@ -1,4 +1,4 @@
-"""Sentences about the end of a race: the recommended method with its numbers, or why there is none."""
+"""Sentences about the end of a race: the recommended method with its numbers, or why no method is recommended."""
 
 from collections.abc import Sequence
 

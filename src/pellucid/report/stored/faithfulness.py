@@ -97,7 +97,7 @@ def extremes(made: Survey) -> Section | None:
         title="Least and most faithful images",
         label="Extremes",
         lead=f"Images whose maps miss the promised sum by most, then those that miss it by least, by {DEFINITION}. "
-        "Beside each: residual and promised sum in logits. All maps of a column share one scale; red pixels are "
+        "Next to each image: residual and promised sum, in logits. Maps of a column share one scale; red pixels are "
         "evidence for the explained class, blue ones against it.",
         data={"size": size, "sheets": sheets, "pool": list(pool), "switch": "Ordered by"},
         hook="",

@@ -16,7 +16,7 @@ ClassChoice = int | str | Sequence[int | str] | None
 
 @dataclass(frozen=True)
 class Query:
-    """The conditions, all of which a chosen image meets; None for any."""
+    """Conditions of a selection: an image must meet all of them; None sets no condition."""
 
     label: ClassChoice = None
     prediction: ClassChoice = None
@@ -61,7 +61,7 @@ def choose(arrays: StoredArrays, rows: Rows, query: Query) -> np.ndarray:
 
 
 def class_indices(arrays: StoredArrays, name: str, choice: int | str | Sequence[int | str]) -> list[int]:
-    """Return class indices for names and indices; a name that several classes share stands for all of them.
+    """Return class indices for names and indices; a name shared by several classes selects all of them.
 
     Raises `UnknownName` for an unknown class, and `ConfigError` for an index that is out of range.
     """

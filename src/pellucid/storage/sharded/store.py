@@ -71,7 +71,7 @@ class ShardedStore:
 
     @staticmethod
     def attributes_at(address: Address) -> dict[str, Any] | None:
-        """Return the attributes of the store at an address; None if there is none.
+        """Return the attributes of the store at an address; None if no store exists.
 
         Raises `SaveError` for anything else that Zarr could read.
         """
