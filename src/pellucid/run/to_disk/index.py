@@ -60,7 +60,7 @@ def write_index(address: Address, *, is_announced: bool = False) -> str:
         require_parquet("the index")
     except ConfigError as error:
         if is_announced:
-            print_line(f"Notice: no index was written next to {address}. {error}")
+            print_line(f"Notice: no index was written next to {address}: {error}")
         return ""
     about = {
         "content": "index of pellucid explanations",
