@@ -10,6 +10,7 @@ Every public file is one method or one family of methods, and registers itself i
 - `_explanation`: results, of a method (`Outcome`) and of a call (`Explanation`); `_finite`: diagnosis of NaN in them
 - `_verdict`: texts on prediction, target and sum of a map; `_display`: drawing, saving and notebook display of
   explanations; `_picture`: their figures and HTML
+- `_channels`: relevance through single channels of a layer (`ChannelExplanation`)
 - `_hidden`: relevance at hidden layers and of hidden units; `_by_layer`: explanations at several layers; `_flow`: their
   split among branches
 - `_method`: the base classes `Attribution`, `Backward` and `Relevance`; `_variants`: methods as rows of a table
@@ -61,6 +62,7 @@ from pellucid.core.registry import Registry
 if TYPE_CHECKING:
     from pellucid.attribution._analyzer import Analyzer
     from pellucid.attribution._by_layer import LayerExplanations
+    from pellucid.attribution._channels import ChannelExplanation
     from pellucid.attribution._create import create_analyzer
     from pellucid.attribution._display import Display, Explanations
     from pellucid.attribution._explanation import (
@@ -87,6 +89,7 @@ __all__ = [
     "Attribution",
     "Backward",
     "Bounded",
+    "ChannelExplanation",
     "CompletenessWarning",
     "Contrast",
     "Display",
@@ -157,6 +160,7 @@ def check_method(name: str) -> str:
 _EXPORTS = {
     "_analyzer": ("Analyzer",),
     "_by_layer": ("LayerExplanations",),
+    "_channels": ("ChannelExplanation",),
     "_create": ("create_analyzer",),
     "_display": ("Display", "Explanations"),
     "_explanation": (

@@ -12,6 +12,7 @@ from pellucid.attribution import METHODS
 from pellucid.attribution._baselines import check_baseline
 from pellucid.attribution._by_layer import LayerExplanations
 from pellucid.attribution._call import Call
+from pellucid.attribution._channels import ChannelExplanation, explain_channels
 from pellucid.attribution._explanation import (
     AmplificationWarning,
     Completeness,
@@ -36,7 +37,7 @@ from pellucid.engine.hidden import check_names
 from pellucid.engine.inputs import Several, as_inputs, check_is_model
 from pellucid.engine.model import Network, Readout, check_model, check_skipped_padding, frozen, unwrap
 from pellucid.engine.outputs import Chooser, check_chooser
-from pellucid.engine.units import Unit
+from pellucid.engine.units import Channels, Unit
 
 __all__ = ["Analyzer"]
 
@@ -183,6 +184,52 @@ class Analyzer:
             self._judge(explanation, strict=strict)
         return every[0] if to is None or isinstance(to, str) else LayerExplanations(every)
 
+    def explain_channels(
+        self,
+        x: Any,
+        layer: str,
+        target: Request = None,
+        *,
+        channels: int | Sequence[int] | Tensor = 8,
+        axis: int | None = None,
+    ) -> ChannelExplanation:
+        """Compute the relevance of all channels of a layer, and a map of the input for some of them (CRP).
+
+        A channel's map is the relevance that passes through it: that of the layer's other channels, and of paths around
+        the layer, is set to zero. One forward pass serves all maps; each then costs one backward pass over the part of
+        the network below the layer.
+
+        Args:
+            x: the inputs, as for `analyze`.
+            layer: name of a layer, as in `model.named_modules()`; `"relu@1"` is the second call of a module.
+            target: as for `analyze`, except `"all"`.
+            channels: number of channels with a map, those with the largest relevance of each image; or indices
+                (channel,), or one row of indices per image, (batch, channel).
+            axis: channel axis of the layer's output. Default: 1. Outputs with three axes may be (batch, channel,
+                length), axis=1, or (batch, token, feature), axis=-1, and need it.
+
+        Raises the errors of `explain`, and `ConfigError` for methods without rules. Warns (`CompletenessWarning`) if a
+        map does not sum to its channel's relevance minus what operations below the layer absorb.
+
+        Source: Achtibat et al., "From attribution maps to human-understandable explanations through concept relevance
+        propagation", 2023.
+
+        >>> from torch import nn
+        >>> from pellucid.attribution import create_analyzer
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+        >>> through = create_analyzer("lrp.epsilon", model).explain_channels(torch.rand(2, 1, 4, 4), "1", channels=2)
+        >>> through.relevance.shape, through.maps.shape
+        (torch.Size([2, 4]), torch.Size([2, 2, 1, 4, 4]))
+        """
+        if isinstance(target, Unit) and not isinstance(self._subject.model, ToLayer):
+            return self._of_unit(target).explain_channels(x, layer, target, channels=channels, axis=axis)
+        with isolated():
+            through = explain_channels(self, x, layer, target, channels, axis)
+        self._judge(through.at_layer, strict=False)
+        if missed := through.missed():
+            warnings.warn(missed, CompletenessWarning, stacklevel=2)
+        return through
+
     def _explanation(
         self, outcomes: Sequence[Outcome], targets: Sequence[Target], inputs: Received, layer: str, is_all: bool
     ) -> Explanation:
@@ -314,11 +361,17 @@ class Analyzer:
         return self
 
     def _run(
-        self, x: Received, target: Request, layers: tuple[str, ...], *, is_certified: bool
+        self,
+        x: Received,
+        target: Request,
+        layers: tuple[str, ...],
+        *,
+        is_certified: bool,
+        channels: Channels | None = None,
     ) -> tuple[list[Outcome], Sequence[Target]]:
         """Validate the call; return the outcome of each explained target and layer, and the targets."""
         own = self._subject.readout
-        question = Question(own.output, own.unwrap_softmax, is_certified, layers, (Target(target),))
+        question = Question(own.output, own.unwrap_softmax, is_certified, layers, channels, (Target(target),))
         self._check_call(x, question.targets[0])
         with frozen(unwrap(self.model)) as model:
             check_model(model)

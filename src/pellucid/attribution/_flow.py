@@ -13,7 +13,7 @@ from pellucid.core.errors import ConfigError, ShapeError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FlowRow", "RelevanceFlow"]
+__all__ = ["FlowRow", "RelevanceFlow", "total_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ class RelevanceFlow:
             )
         if first.target.ndim > 1:
             raise ShapeError("the flow of relevance is that of one target; explain a single class instead of 'all'.")
-        total = _total(first)
+        total = total_of(first)
         rows = [FlowRow(one.layer, "", one.relevance.flatten(1).sum(1), total) for one in explanations]
         rows += [FlowRow(*key, amount, total) for key, amount in first.branches.items()]
         return RelevanceFlow(tuple(rows), first.method, first.unit)
@@ -126,7 +126,7 @@ def _divided(part: Tensor, total: Tensor) -> Tensor:
     return part / torch.where(total == 0, torch.finfo(total.dtype).tiny, total)
 
 
-def _total(one: Explanation) -> Tensor:
+def total_of(one: Explanation) -> Tensor:
     """Return the relevance that an explanation started with, (batch,); NaN if it is unknown."""
     if one.expected is None:
         if one.logits.ndim != 2 or int(one.target.min()) < 0:  # a custom score, or a hidden unit

@@ -214,12 +214,16 @@ def _outcome_of(result: Propagation, target: Target, *, at_layer: bool) -> Outco
     promised = None if account is None else result.seed.reshape(len(result.seed), -1).sum(1)
     if at_layer and promised is not None:  # at a layer, the rest takes another path
         promised = None if bypassed is None else promised - bypassed
+    details = {} if bypassed is None else {"bypassed": bypassed}
+    if (through := result.conditional) is not None:
+        details |= {"channels": through.channels, "maps": through.maps}
+        details |= {} if through.absorbed is None else {"absorbed": through.absorbed}
     return Outcome(
         relevance=result.relevance,
         logits=result.logits,
         classes=target.classes(result.logits),
         promised=promised,
-        details={} if bypassed is None else {"bypassed": bypassed},
+        details=details,
         flow=result.flow,
         activations=result.activations,
         notes=(result.note,) if result.note else (),

@@ -222,7 +222,8 @@ class Question(Readout):
 
     def part(self, which: slice) -> "Question":
         """Return the question for some of the images."""
-        return replace(self, targets=tuple(target.part(which) for target in self.targets))
+        channels = None if self.channels is None else self.channels.part(which)
+        return replace(self, targets=tuple(target.part(which) for target in self.targets), channels=channels)
 
 
 def weighted(values: Tensor, slope: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class Arrival:
     """Relevance absorbed between the logits and the layer."""
     bypassed: Tensor | None
     """(batch,): relevance that other paths carry past the layer; None without an account, or if unknown."""
+    by_slot: Mapping[int, Tensor] = field(default_factory=dict)
+    """The relevance by slot: several if some of the output's uses are merged with a batch norm, and some are not."""
 
 
 class Witness:
@@ -44,6 +46,8 @@ class Witness:
         is_at_image = tape.image in self._names
         self.last = min(places) if places and not is_at_image else -1
         """Index of the earliest node whose output is wanted: the reverse pass may end there. −1: go to the image."""
+        self.slots = frozenset(self._names)
+        """Slots of the layers' outputs, and those of the batch norms that are merged with them."""
         self._arrivals: dict[str, Arrival] = {}
         self._splits: list[tuple[str, dict[str, Tensor]]] = []
 
@@ -51,11 +55,11 @@ class Witness:
         """Note the relevance at a slot; `others` is the relevance of all other slots at that moment."""
         for name in self._names.get(slot, ()):
             bypassed = None if account is None else self._sum(others, account)
-            earlier = self._arrivals.get(name)
+            earlier, by_slot, total = self._arrivals.get(name), {slot: relevance}, relevance
             if earlier is not None:
                 # some of the output's uses are merged with a batch norm, and some are not
-                relevance, bypassed = relevance + earlier.relevance, None
-            self._arrivals[name] = Arrival(relevance, not others, _snapshot(account), bypassed)
+                total, bypassed, by_slot = relevance + earlier.relevance, None, {**earlier.by_slot, **by_slot}
+            self._arrivals[name] = Arrival(total, not others, _snapshot(account), bypassed, by_slot)
 
     def split(self, node: Node, relevance: Tensor, shares: Relevances, account: Account | None) -> None:
         """Note how an operation splits the relevance of its output among its inputs, and among attention heads."""
@@ -93,7 +97,8 @@ class Witness:
                 f"no relevance is defined at the output of layer {name!r}: the logits do not depend on it, or it is "
                 "part of an elementwise function that has a rule as a whole; name the module around it, or the next."
             )
-        return Arrival(torch.zeros_like(hidden.value), False, None, None)
+        zeros = torch.zeros_like(hidden.value)
+        return Arrival(zeros, False, None, None, {hidden.slot: zeros})
 
     @property
     def flow(self) -> Flow:

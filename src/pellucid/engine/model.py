@@ -19,6 +19,7 @@ from pellucid.core.errors import ShapeError, UnsupportedOperation
 from pellucid.core.isolation import exclusive, preserved_random_state
 from pellucid.engine.outputs import Chooser
 from pellucid.engine.table import tensors_in
+from pellucid.engine.units import Channels
 from pellucid.engine.wrapping import Network, check_model, set_eval, unwrap
 
 __all__ = [
@@ -238,6 +239,8 @@ class Readout:
     """Keep an account of the relevance that biases, stabilizers and constants absorb."""
     layers: tuple[str, ...] = ()
     """Layers whose outputs are explained; empty for the input."""
+    channels: Channels | None = None
+    """Channels of the only layer through which relevance is also propagated to the input, one at a time."""
 
 
 SOFTMAX_AT_THE_END = (

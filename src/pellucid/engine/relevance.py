@@ -13,6 +13,7 @@ from pellucid.core.errors import UnsupportedOperation
 from pellucid.core.isolation import exclusive, uncompiled
 from pellucid.engine.arrivals import Flow, Witness
 from pellucid.engine.composites import Composite, box_of, rule_of, takes_unknown
+from pellucid.engine.conditional import Conditional, through_channels
 from pellucid.engine.hidden import observed
 from pellucid.engine.linear_maps import Convolution, Dense
 from pellucid.engine.model import Readout, check_logits, refuse_softmax
@@ -44,6 +45,8 @@ class Propagation:
     """A caveat about the relevance of the layer; empty if there is none."""
     activations: Tensor | None = None
     """The layer's output; None for the images."""
+    conditional: Conditional | None = None
+    """Relevance of the images through single channels of the layer, if `readout.channels` asks for it."""
 
 
 def record(
@@ -153,14 +156,26 @@ def propagate_along(
     def rule(node: Node) -> Rule:
         return rule_of(composite, node)
 
+    def new_account() -> Account | None:
+        return Account(len(logits), logits.dtype, logits.device) if readout.is_certified else None
+
     seeds = seeds_of(logits)
     for own, seed in zip(tape.copies(len(seeds)), seeds, strict=True):
-        account = Account(len(logits), logits.dtype, logits.device) if readout.is_certified else None
+        account = new_account()
         witness = Witness(own) if readout.layers else None
+        # before the reverse pass, which consumes the nodes
+        below = own.up_to(witness.slots) if witness is not None and readout.channels is not None else None
         with torch.no_grad():
             relevance = own.reverse(seed, rule, account, witness)
         whole = Propagation(relevance, logits, seed, account, tape.precision)
-        results += [whole] if witness is None else [_at_layer(whole, witness, tape, name) for name in readout.layers]
+        found = [whole] if witness is None else [_at_layer(whole, witness, tape, name) for name in readout.layers]
+        if below is not None:
+            assert witness is not None
+            arrival = witness.arrival(*readout.layers)
+            with torch.no_grad():
+                own_maps = through_channels(below, arrival, readout.layers[0], readout.channels, rule, new_account)
+            found = [replace(found[0], conditional=own_maps)]
+        results += found
     return results
 
 

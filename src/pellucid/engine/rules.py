@@ -84,12 +84,14 @@ def distribute(
     wide_bias = None if bias is None else node.map.broadcast(bias)
     if z is None:
         z = summed(node, terms, wide_bias)
-    stable = stabilise(z, epsilon)
+    # a kept denominator stays in memory, and so does its id
+    stable = node.once((id(z), epsilon), lambda: stabilise(z, epsilon))
     if account is None:
-        s = torch.div(relevance, stable, out=stable)  # reuses the memory of `stable`, which is no longer needed
+        # reuses the memory of `stable` if it is no longer needed
+        s = torch.div(relevance, stable, out=stable if node.kept is None else None)
     else:
         s = relevance / stable
-        account.absorb("stabiliser", node, s * stable.sub_(z))
+        account.absorb("stabiliser", node, s * (stable - z))
         if wide_bias is not None:
             account.absorb("bias", node, s * wide_bias)
     return _spread(node, s, terms)

@@ -5,9 +5,9 @@ logit, which would hide errors.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ __all__ = [
     "Tape",
     "Unknown",
 ]
+
+T = TypeVar("T")
 
 Relevances = Sequence[Tensor | None]
 """One relevance per input of a node; None for an input that receives none."""
@@ -108,6 +110,17 @@ class Node:
     """Shape of the output."""
     is_masked: bool = False
     """True if a constant of the operation is a comparison with the image, or derived from one."""
+    kept: dict[Any, Any] | None = None
+    """Results that do not depend on the relevance, while several passes go over the same nodes; None: keep none."""
+
+    def once(self, what: Any, compute: Callable[[], T]) -> T:
+        """Compute something that does not depend on the relevance, or return what an earlier pass has kept."""
+        if self.kept is None:
+            return compute()
+        if what not in self.kept:
+            self.kept[what] = compute()
+        result: T = self.kept[what]
+        return result
 
     def pullback(self, cotangent: Tensor) -> Relevances:
         """Return the vector-Jacobian product with respect to each input."""
@@ -327,6 +340,11 @@ class Tape:
                 kept.append(node)
         return kept[::-1]
 
+    def up_to(self, slots: Collection[int]) -> "Tape":
+        """Return the part of the tape that computes these slots, on a list of nodes of its own."""
+        ends = [place for place, node in enumerate(self.nodes) if node.output in slots]
+        return replace(self, nodes=self.nodes[: max(ends, default=-1) + 1])
+
     def copies(self, count: int) -> Iterator["Tape"]:
         """Yield as many tapes for one reverse pass each; the last is this one, whose nodes that pass consumes."""
         for number in range(1, count + 1):
@@ -334,19 +352,19 @@ class Tape:
 
     def reverse(
         self,
-        seed: Tensor,
+        seed: Tensor | Mapping[int, Tensor],
         rule_of: Callable[[Node], Rule],
         account: Account | None = None,
         witness: "Witness | None" = None,
     ) -> Tensor:
-        """Propagate the relevance `seed` of the logits back to the images, consuming the nodes.
+        """Propagate the relevance `seed` of the logits, or of several slots, back to the images, consuming the nodes.
 
         A `witness` sees the relevance of each value on the way. With one, the pass ends at the first of its layers,
         and the result is the relevance there.
 
         Raises `UnsupportedOperation` if relevance is left over at other slots, or if none reaches the images.
         """
-        relevance: dict[int, Tensor] = {self.output: seed}
+        relevance: dict[int, Tensor] = {self.output: seed} if isinstance(seed, Tensor) else {**seed}
         while self.nodes:
             node = self.nodes.pop()  # popped, so that each node's tensors are freed as soon as it is done
             arrived = relevance.pop(node.output, None)

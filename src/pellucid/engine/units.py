@@ -1,4 +1,4 @@
-"""Hidden units: a channel of a layer's output, at one position or over all of them."""
+"""Hidden units: a channel of a layer's output, at one position or over all of them; and sets of channels."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from torch import Tensor
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.core.options import Options
 
-__all__ = ["Unit"]
+__all__ = ["Channels", "Unit", "channel_axis"]
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,7 @@ class Unit(Options):
 
         Raises `ShapeError` for an output without such a channel.
         """
-        if output.ndim < 2:
-            raise ShapeError(
-                f"{self.layer!r} returns {tuple(output.shape)}; a unit needs an output (batch, channel, …)."
-            )
-        axis = 1 if self.axis is None else self.axis
-        if output.ndim == 3 and self.axis is None:
-            raise ShapeError(
-                f"{self.layer!r} returns {tuple(output.shape)}, which may be (batch, channel, length) or "
-                "(batch, token, feature); pass axis=1 or axis=-1 to the unit."
-            )
-        if not -output.ndim < axis < output.ndim or axis == 0:
-            raise ShapeError(f"axis={axis} of the unit is no channel axis of {self.layer!r}, {tuple(output.shape)}.")
+        axis = channel_axis(output, self.layer, self.axis)
         count = output.shape[axis]
         if not 0 <= self.channel < count:
             raise ShapeError(
@@ -93,3 +82,54 @@ class Unit(Options):
                 "per axis, or 'max' or 'mean'."
             )
         return values[(slice(None), *at)]
+
+
+def channel_axis(output: Tensor, layer: str, axis: int | None) -> int:
+    """Return the channel axis of a layer's output, counted from the front; `axis` is the one that the user named.
+
+    Raises `ShapeError` for an output without such an axis, and for one with three axes unless `axis` is given.
+    """
+    shape = tuple(output.shape)
+    if output.ndim < 2:
+        raise ShapeError(f"{layer!r} returns {shape}; a channel needs an output (batch, channel, …).")
+    if output.ndim == 3 and axis is None:
+        raise ShapeError(
+            f"{layer!r} returns {shape}, which may be (batch, channel, length) or (batch, token, feature); pass axis=1 "
+            "or axis=-1."
+        )
+    chosen = 1 if axis is None else axis
+    if not -output.ndim < chosen < output.ndim or chosen == 0:
+        raise ShapeError(f"axis={chosen} is no channel axis of {layer!r}, whose output is {shape}.")
+    return chosen % output.ndim
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """Channels of one layer through which relevance passes, one at a time."""
+
+    which: int | Tensor
+    """Indices, (channel,) or (batch, channel), or a number of channels: the most relevant ones of each image."""
+    axis: int | None = None
+    """Channel axis of the layer's output, as in `Unit`."""
+
+    def part(self, rows: slice) -> "Channels":
+        """Return the channels of some of the images."""
+        if isinstance(self.which, int) or self.which.ndim == 1:
+            return self
+        return Channels(self.which[rows], self.axis)
+
+    def chosen(self, sums: Tensor) -> Tensor:
+        """Return the indices (batch, channel) for the relevance of all channels of the layer, (batch, channel).
+
+        A number of channels selects those with the largest relevance, largest first; of equal ones, the first.
+        """
+        count = sums.shape[1]
+        if isinstance(self.which, int):
+            return sums.argsort(dim=1, descending=True, stable=True)[:, : self.which]
+        indices = self.which.to(sums.device)
+        if not 0 <= int(indices.min()) <= int(indices.max()) < count:
+            raise ConfigError(
+                f"channels range from {int(indices.min())} to {int(indices.max())}, but the layer has {count}; give "
+                f"indices from 0 to {count - 1}."
+            )
+        return indices.expand(len(sums), -1)

@@ -4,6 +4,7 @@ All distribute relevance by the formula of `rules`, over other terms.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,6 +18,10 @@ from pellucid.engine.rules import Term, affine_of, distribute, stabilise, summed
 from pellucid.engine.tape import Account, Affine, Node, Relevances
 
 __all__ = ["AlphaBeta", "Flat", "Gamma", "WSquare", "ZBox", "ZPlus"]
+
+
+Part = tuple[list[Term], Tensor | None, Tensor]
+"""Terms, bias and their sum, the denominator."""
 
 
 def _positive(values: Tensor) -> Tensor:
@@ -42,22 +47,31 @@ class AlphaBeta(Options):
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = affine_of(node, self)
-        weight, bias = weight_of(node, self), node.bias if self.bias != "none" else None
-        upper, lower = _positive(weight), _negative(weight)
-        x_upper, x_lower = _halves(node.x)
+        weight_of(node, self)  # raises if there is none
         shares = []
-        # (x w)⁺ = x⁺ w⁺ + x⁻ w⁻ and (x w)⁻ = x⁺ w⁻ + x⁻ w⁺
-        for factor, own, other, cut in (
-            (self.alpha, upper, lower, _positive),
-            (-self.beta, lower, upper, _negative),
-        ):
+        for factor, is_upper in ((self.alpha, True), (-self.beta, False)):
             if factor == 0:  # skip the work of the branch, as in z⁺ (α = 1, β = 0)
                 continue
-            terms: list[Term] = [(x_upper, own)] if x_lower is None else [(x_upper, own), (x_lower, other)]
-            part = bias if bias is None or self.bias == "both" else cut(bias)
+            terms, part, z = node.once((self, is_upper), partial(self._part, node, is_upper=is_upper))
             scaled = relevance if factor == 1 else relevance * factor
-            shares.append(distribute(node, scaled, terms, part, self.epsilon, account))
+            shares.append(distribute(node, scaled, terms, part, self.epsilon, account, z))
         return [sum(shares[1:], shares[0]) if shares else torch.zeros_like(node.x)]
+
+    def _part(self, node: Affine, *, is_upper: bool) -> Part:
+        """Return the terms, the bias and the denominator of the positive or the negative contributions."""
+        weight, bias = weight_of(node, self), node.bias if self.bias != "none" else None
+        own, other, cut = _positive(weight), _negative(weight), _positive if is_upper else _negative
+        if not is_upper:
+            own, other = other, own
+        # (x w)⁺ = x⁺ w⁺ + x⁻ w⁻ and (x w)⁻ = x⁺ w⁻ + x⁻ w⁺
+        return _with_sum(node, own, other, bias if bias is None or self.bias == "both" else cut(bias))
+
+
+def _with_sum(node: Affine, own: Tensor, other: Tensor, bias: Tensor | None) -> Part:
+    """Return x⁺ with `own` weights and x⁻ with `other` ones, the bias, and the sum of all."""
+    x_upper, x_lower = _halves(node.x)
+    terms: list[Term] = [(x_upper, own)] if x_lower is None else [(x_upper, own), (x_lower, other)]
+    return terms, bias, summed(node, terms, None if bias is None else node.map.broadcast(bias))
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -90,24 +104,28 @@ class Gamma(Options):
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = affine_of(node, self)
-        weight, bias = weight_of(node, self), node.bias
-        upper = weight + self.gamma * _positive(weight)
-        lower = weight + self.gamma * _negative(weight)
-        x_upper, x_lower = _halves(node.x)
+        weight_of(node, self)  # raises if there is none
         # R · 1(z > 0) in one pass, without a float copy of the mask
         for_upper = torch.ops.aten.threshold_backward(relevance, node.z, 0)
         for_lower = torch.where(node.z < 0, relevance, torch.zeros((), dtype=relevance.dtype, device=relevance.device))
         shares = []
-        for arrived, own, other, cut in ((for_upper, upper, lower, _positive), (for_lower, lower, upper, _negative)):
+        for arrived, is_upper in ((for_upper, True), (for_lower, False)):
             # the branch for z > 0 always runs, so that there is a share to return
-            if cut is _negative and not arrived.any():
+            if not is_upper and not arrived.any():
                 continue
-            terms: list[Term] = [(x_upper, own)] if x_lower is None else [(x_upper, own), (x_lower, other)]
-            part = None if bias is None else bias + self.gamma * cut(bias)
-            shares.append(distribute(node, arrived, terms, part, self.epsilon, account))
+            terms, part, z = node.once((self, is_upper), partial(self._part, node, is_upper=is_upper))
+            shares.append(distribute(node, arrived, terms, part, self.epsilon, account, z))
         if account is not None:
             account.absorb("stabiliser", node, relevance * (node.z == 0))
         return [shares[0] if len(shares) == 1 else shares[0] + shares[1]]
+
+    def _part(self, node: Affine, *, is_upper: bool) -> Part:
+        """Return the terms, the bias and the denominator of the units with z > 0, or of those with z < 0."""
+        weight, bias = weight_of(node, self), node.bias
+        upper, lower = (weight + self.gamma * cut(weight) for cut in (_positive, _negative))
+        cut = _positive if is_upper else _negative
+        part = None if bias is None else bias + self.gamma * cut(bias)
+        return _with_sum(node, *((upper, lower) if is_upper else (lower, upper)), part)
 
 
 @dataclass(frozen=True)
@@ -222,5 +240,10 @@ class ZBox(Options):
                 "use it for the first layer only."
             )
         low, high = node.bounds
-        terms: list[Term] = [(node.x, weight), (-low, _positive(weight)), (-high, _negative(weight))]
-        return [distribute(node, relevance, terms, None, self.epsilon, account)]
+
+        def prepare() -> Part:
+            terms: list[Term] = [(node.x, weight), (-low, _positive(weight)), (-high, _negative(weight))]
+            return terms, None, summed(node, terms, None)
+
+        terms, _, z = node.once(self, prepare)
+        return [distribute(node, relevance, terms, None, self.epsilon, account, z)]
