@@ -7,7 +7,7 @@ from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, function, methods
-    from pellucid.diagnostics import LabelErrors, label_errors
+    from pellucid.diagnostics import Concepts, LabelErrors, label_errors
     from pellucid.engine import Unit
     from pellucid.evaluation import Evaluation, Recommended
     from pellucid.jacobians import (
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         transposed_product,
     )
     from pellucid.run.comparing import compare
+    from pellucid.run.concepts import concepts
     from pellucid.run.explaining import explain
     from pellucid.run.influences import influence
     from pellucid.run.inspection import inspect
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analyzer",
+    "Concepts",
     "Contrast",
     "Evaluation",
     "Explanation",
@@ -53,6 +55,7 @@ __all__ = [
     "build_native",
     "check_jacobian",
     "compare",
+    "concepts",
     "create_analyzer",
     "errors",
     "evaluate",
@@ -85,6 +88,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Analyzer": "pellucid.attribution",
+        "Concepts": "pellucid.diagnostics",
         "Contrast": "pellucid.attribution",
         "Evaluation": "pellucid.evaluation",
         "Explanation": "pellucid.attribution",
@@ -100,6 +104,7 @@ __getattr__, __dir__ = lazy_exports(
         "build_native": "pellucid.jacobians",
         "check_jacobian": "pellucid.jacobians",
         "compare": "pellucid.run.comparing",
+        "concepts": "pellucid.run.concepts",
         "create_analyzer": "pellucid.attribution",
         "evaluate": "pellucid.storage.evaluations",
         "explain": "pellucid.run.explaining",

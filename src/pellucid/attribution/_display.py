@@ -2,10 +2,10 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from pellucid.core.errors import ConfigError, WriteError
 from pellucid.core.files import replace_file
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pellucid.attribution._explanation import Explanation
 
-__all__ = ["Display", "Explanations", "Pictured"]
+__all__ = ["Display", "Explanations", "Pictured", "write_figure"]
 
 ROWS = 8
 """Default maximum number of maps in a figure."""
@@ -81,20 +81,9 @@ class Pictured:
         An existing file is replaced atomically. Raises `ConfigError` for another suffix, and `WriteError` if the file
         cannot be written.
         """
-        path = Path(path)
-        kind = path.suffix.lower().removeprefix(".")
-        # before the figure is drawn
-        if kind not in KINDS:
-            suffixes = ", ".join(f".{one}" for one in KINDS)
-            raise ConfigError(f"cannot save a figure as {path.name!r}; use one of the suffixes {suffixes}.")
         from pellucid.attribution._picture import encoded
 
-        content = encoded(self.explanations, kind, _checked(rows))
-        try:
-            replace_file(path, content)
-        except OSError as error:
-            raise WriteError(f"{path} cannot be written: {error.strerror or error}.") from error
-        return path
+        return write_figure(path, lambda kind: encoded(self.explanations, kind, _checked(rows)), KINDS)
 
     def _repr_html_(self) -> str:
         """Return the figure as self-contained HTML for notebooks, at most 300 kB."""
@@ -136,6 +125,26 @@ class Explanations(Sequence["Explanation"], Pictured):
         """Return one line per explanation."""
         lines = [f"  {one.method}, target {_short(one)}" for one in self._explanations]
         return "\n".join(["Explanations(", *lines, ")"])
+
+
+def write_figure(path: str | Path, content_of: Callable[[Any], bytes], kinds: Sequence[str]) -> Path:
+    """Write a figure as one of `kinds`, by the suffix of `path`; `content_of` returns it as a file of that kind.
+
+    An existing file is replaced atomically. Raises `ConfigError` for another suffix, and `WriteError` if the file
+    cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    # before the figure is drawn
+    if kind not in kinds:
+        suffixes = ", ".join(f".{one}" for one in kinds)
+        raise ConfigError(f"cannot save a figure as {path.name!r}; use one of the suffixes {suffixes}.")
+    content = content_of(kind)
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {error.strerror or error}.") from error
+    return path
 
 
 def _short(explanation: "Explanation") -> str:

@@ -19,6 +19,8 @@ All functions take and return tensors; the hooks and sections of the same names 
 - `robustness`: accuracy on corrupted images (`_corruptions`), smallest adversarial changes (`_adversarial`; geometry
   in `_balls`), their first-order estimates (`_first_order`), and the movement of explanations while the
   prediction stays (`_movement`); `_classified` holds the model and the images
+- `concepts`: what the channels of a layer stand for, by reference images; its parts are `_references` (chosen by
+  relevance and by activation) and `_receptive` (the part of the image that a position of a layer depends on)
 - `_proportions`: intervals of proportions; `_arguments`: checks of tensors and class indices
 
 >>> import torch
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         cross_fit_temperature,
         fit_temperature,
     )
+    from pellucid.diagnostics.concepts import ConceptExplanation, Concepts, References
     from pellucid.diagnostics.dynamics import ClassLearning, TrainingDynamics, class_learning, training_dynamics
     from pellucid.diagnostics.influence import Influence, Projection, Ranked, self_influence, tracin, trak, trak_scores
     from pellucid.diagnostics.out_of_distribution import (
@@ -74,6 +77,8 @@ __all__ = [
     "Calibration",
     "ClassCalibration",
     "ClassLearning",
+    "ConceptExplanation",
+    "Concepts",
     "CrossFittedTemperature",
     "EmbeddingReference",
     "Influence",
@@ -82,6 +87,7 @@ __all__ = [
     "OutOfDistribution",
     "Projection",
     "Ranked",
+    "References",
     "ReliabilityBins",
     "RiskCoverage",
     "Sampled",
@@ -125,6 +131,8 @@ __getattr__, __dir__ = lazy_exports(
         "Calibration": "._calibration",
         "ClassCalibration": "._calibration",
         "ClassLearning": ".dynamics",
+        "ConceptExplanation": ".concepts",
+        "Concepts": ".concepts",
         "CrossFittedTemperature": "._temperature",
         "EmbeddingReference": ".out_of_distribution",
         "Influence": ".influence",
@@ -133,6 +141,7 @@ __getattr__, __dir__ = lazy_exports(
         "OutOfDistribution": ".out_of_distribution",
         "Projection": ".influence",
         "Ranked": ".influence",
+        "References": ".concepts",
         "ReliabilityBins": "._reliability",
         "RiskCoverage": "._risk_coverage",
         "Sampled": ".slices",

@@ -164,13 +164,14 @@ def propagate_along(
         account = new_account()
         witness = Witness(own) if readout.layers else None
         # before the reverse pass, which consumes the nodes
-        below = own.up_to(witness.slots) if witness is not None and readout.channels is not None else None
+        below = None if witness is None or readout.channels is None else own.up_to(witness.slots)
         with torch.no_grad():
             relevance = own.reverse(seed, rule, account, witness)
         whole = Propagation(relevance, logits, seed, account, tape.precision)
         found = [whole] if witness is None else [_at_layer(whole, witness, tape, name) for name in readout.layers]
         if below is not None:
             assert witness is not None
+            assert readout.channels is not None
             arrival = witness.arrival(*readout.layers)
             with torch.no_grad():
                 own_maps = through_channels(below, arrival, readout.layers[0], readout.channels, rule, new_account)
