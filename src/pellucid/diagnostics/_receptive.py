@@ -65,7 +65,7 @@ def receptive_fields(model: nn.Module, image: Tensor, layer: str, *, axis: int |
                 first = probe.reach(place + 2, from_end=False)
                 last = size - probe.reach(place + 2, from_end=True)
                 boxes[:, place] = torch.stack([first, last], 1)
-        except (*INPUT_ERRORS, ArithmeticError, AssertionError) as error:  # a model may refuse NaN
+        except (*INPUT_ERRORS, ArithmeticError) as error:  # a model may refuse NaN
             return ReceptiveFields(whole.repeat(count, 1, 1), positions, _note(layer, error))
     # a position that depends on nothing
     boxes = torch.where((boxes[..., :1] >= boxes[..., 1:]).any(1, keepdim=True), whole, boxes)

@@ -62,7 +62,7 @@ def concepts(
         layer: name of a layer, as in `model.named_modules()`; `"relu@1"` is the second call of a module.
         method: name of a method with rules, or an analyzer of this model. Default: "lrp.epsilon_plus_flat", or
             "lrp.epsilon" if that does not apply.
-        target: the class that is explained for each image: "predicted", "label" (its class in the data), or one class, by
+        target: the explained class of each image: "predicted", "label" (its class in the data), or one class, by
             index or name.
         classes: class names by index. Default: those of the model's library or of the data.
         mean: with `std`, the normalization of the model's input, as for `explain`.
