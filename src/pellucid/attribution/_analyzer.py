@@ -190,7 +190,7 @@ class Analyzer:
         layer: str,
         target: Request = None,
         *,
-        channels: int | Sequence[int] | Tensor = 8,
+        channels: Any = 8,
         axis: int | None = None,
     ) -> ChannelExplanation:
         """Compute the relevance of all channels of a layer, and a map of the input for some of them (CRP).

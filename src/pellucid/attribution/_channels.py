@@ -110,7 +110,7 @@ def _channels_of(given: Any, axis: int | None, batch: int) -> Channels:
 
 
 def explain_channels(
-    analyzer: "Analyzer", x: Any, layer: str, target: Request, channels: int | Sequence[int] | Tensor, axis: int | None
+    analyzer: "Analyzer", x: Any, layer: str, target: Request, channels: Any, axis: int | None
 ) -> ChannelExplanation:
     """Compute what `Analyzer.explain_channels` documents."""
     method = _rules_of(analyzer)

@@ -155,9 +155,7 @@ class Concepts(Shown):
             through = self.analyzer.explain_channels(images, self.layer, channels=[channel], axis=self.axis)
         return replace(found, maps=through.maps[:, 0])
 
-    def explain(
-        self, images: Any, target: Request = None, *, channels: int | Sequence[int] | Tensor = 5
-    ) -> "ConceptExplanation":
+    def explain(self, images: Any, target: Request = None, *, channels: Any = 5) -> "ConceptExplanation":
         """Explain images by the channels of the layer that carry their relevance; see `Analyzer.explain_channels`.
 
         >>> import torch

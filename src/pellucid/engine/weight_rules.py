@@ -174,7 +174,7 @@ class Flat(Options):
         kernel = torch.ones_like(weight_of(node, self)[:1, :1])
         one_channel = torch.ones_like(node.x[:1, :1])
         # the number of inputs that each output sees, which is smaller where the kernel overlaps the padding
-        z = node.map.apply(one_channel, kernel) * channels
+        z = node.once(self, lambda: node.map.apply(one_channel, kernel) * channels)
         stable = z + self.epsilon
         if account is not None:
             account.absorb("stabiliser", node, relevance * (self.epsilon / stable))
@@ -198,7 +198,9 @@ def _share_weights(
     account: Account | None,
 ) -> Tensor:
     """Distribute relevance by the weights only, with the same denominator for every image."""
-    stable = stabilise(z := summed(node, [term], wide_bias), epsilon)
+    # a node has a single rule, so no other weights can be meant
+    z = node.once("weights", lambda: summed(node, [term], wide_bias))
+    stable = stabilise(z, epsilon)
     s = relevance / stable
     if account is not None:
         account.absorb("stabiliser", node, s * (stable - z))

@@ -54,7 +54,7 @@ def concepts_figure(
         blocks.append(Block(_tiles(references, most, side), row=1, column=1))
     rows = [Label("image"), *(Label(f"channel {one}", f"{share:+.0%}".replace("-", "−")) for one, share
                               in zip(channels, shares, strict=True))]  # fmt: skip
-    columns = [Label("through the channel"), *(Label(f"{rank + 1}") for rank in range(most))]
+    columns = [Label("map"), *(Label(f"{rank + 1}") for rank in range(most))]
     return image_grid(blocks, rows, columns, (title, subtitle))
 
 
