@@ -114,6 +114,7 @@ FIRST_NAMES = (
     "load_run",
     "Run",
     "prototypes",
+    "concepts",
     "influence",
     "label_errors",
     "fit_density",

@@ -13,14 +13,14 @@ from pellucid.config import FLAGS
 from pellucid.core.registry import Registry
 
 NAMES = {
-    "pellucid": """Analyzer Contrast Evaluation Explanation LabelErrors Method Recommended Run StoredExplanation
-        StoredExplanations Unit Watcher augment build_native check_jacobian compare create_analyzer errors evaluate
-        explain explain_to_disk fit_density function influence inspect jacobian jacobian_class_means
+    "pellucid": """Analyzer Concepts Contrast Evaluation Explanation LabelErrors Method Recommended Run StoredExplanation
+        StoredExplanations Unit Watcher augment build_native check_jacobian compare concepts create_analyzer errors
+        evaluate explain explain_to_disk fit_density function influence inspect jacobian jacobian_class_means
         jacobian_product jacobian_report jacobian_spectrum jacobian_to_disk label_errors load_density load_fitted
         load_run methods open_explanations prototypes recommend save_fitted transposed_product watch""",
     "pellucid.errors": """BuildError ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError
         ShapeError TrainingError UnknownName UnsupportedOperation WriteError""",
-    "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution CompletenessWarning Contrast Display
+    "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution ChannelExplanation CompletenessWarning Contrast Display
         Explanation Explanations FittedState FlowRow LayerExplanations Method RelevanceFlow check_method create_analyzer
         function methods""",
     "pellucid.jacobians": """Augmented ClassMeans JacobianCheck JacobianReport JacobianSpectrum augment build_native
@@ -28,7 +28,8 @@ NAMES = {
         transposed_product""",
     "pellucid.evaluation": """CONTROLS DEFAULT_METHODS DEFAULT_METRICS METRICS Case Evaluation Metric Ranked
         Recommendation Recommended""",
-    "pellucid.diagnostics": """SHIFTS BrierScore Calibration ClassCalibration ClassLearning CrossFittedTemperature
+    "pellucid.diagnostics": """SHIFTS BrierScore Calibration ClassCalibration ClassLearning ConceptExplanation Concepts
+        CrossFittedTemperature References
         EmbeddingReference Influence LabelErrorPair LabelErrors OutOfDistribution
         Projection Ranked ReliabilityBins RiskCoverage Sampled Separation Slice
         Slices Temperature TrainingDynamics adversarial_radius brier_score

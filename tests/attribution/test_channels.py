@@ -207,7 +207,7 @@ class Counted(TorchDispatchMode):
 
 @pytest.mark.parametrize(("name", "most"), [("lrp.epsilon", 1), ("lrp.epsilon_plus_flat", 1), ("lrp.gamma", 2)])
 def test_a_channel_costs_no_forward_pass_and_one_or_two_backward_passes(name, most) -> None:
-    """The forward pass and the denominators of the rules are shared; γ distributes positive and negative units apart."""
+    """The forward pass and the denominators are shared; γ distributes positive and negative units separately."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)]
     below = [part for layer in layers for part in (layer, nn.ReLU())]

@@ -302,7 +302,7 @@ def test_search_works_with_the_keyboard_and_by_address(site: Path, offline: "Bro
 def test_the_api_page_begins_with_the_key_names(site: Path) -> None:
     page = read(site / "pellucid.html").partition("</dl>")[0]
     named = re.findall(r'<dt><a href="#(\w+)"><code>\1</code></a></dt><dd>([^<]+)</dd>', page)
-    assert len(named) == 26
+    assert len(named) == 27
     assert {name for name, _ in named} <= set(pellucid.__all__)
     assert {"create_analyzer", "explain", "evaluate", "inspect", "watch", "load_run", "jacobian"} <= {
         n for n, _ in named

@@ -1,6 +1,5 @@
 """Concept relevance propagation: the relevance of a layer's channels, and maps of what passes through each of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 

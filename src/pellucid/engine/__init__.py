@@ -25,7 +25,8 @@ Other files:
 - `taint`: dependencies on the image that the recorder cannot see
 - `layers`: the layers of a model, and the filters of the first one
 - `hidden`: the outputs of named layers, read or replaced; `arrivals`: the relevance that arrives at them, and its split
-  where paths meet; `units`: hidden units, as targets of an explanation
+  where paths meet; `conditional`: what passes through single channels; `units`: hidden units, as targets of an
+  explanation, and sets of channels
 - `tap`: hidden activations, such as the embedding; `activations`: the outputs of all layers
 - `programs/`: a network as a list of steps and weights, which the report runs without torch
 - `wrapping`: compiled, exported, scripted, sharded and quantized models: unwrapped, or refused by name

@@ -10,6 +10,7 @@ dpi or a multiple.
 - `calibration`, `confusion_matrix`, `data_map`, `histogram`, `influence`, `leaderboard`, `learning_curves`,
   `out_of_distribution`, `ranking`, `robustness`, `scatter`, `slices`: the figures of those names; `summary`: a run
   in one picture
+- `concepts`: what passes through channels of a layer, and the images that show what they stand for
 - `flow`: shares of branches where the paths of a network meet
 - `label_errors`: images with suspicious labels, and the evidence
 - `tokens`: a text colored by relevance, as HTML and for the terminal

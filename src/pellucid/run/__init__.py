@@ -12,6 +12,7 @@
 - `record`: the contents of run.json and metrics.jsonl; `console`: what a run prints
 - `explaining`: `pellucid.explain`; `given`: converts the inputs that users pass; `picture_page`: `pellucid explain`
 - `to_disk`: `pellucid.explain_to_disk` and `pellucid explain --dataset`, for whole data sets
+- `concepts`: `pellucid.concepts`, over a data set
 - `influences`: `pellucid.influence`, for saved runs
 - `recommending`: `pellucid.recommend`
 - `comparing`: `pellucid.compare`; `compared` opens the models, `alignment` finds their common test images, `settings`

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pellucid.attribution import Analyzer, without_warnings
 from pellucid.attribution._together import images_per_pass
-from pellucid.core.errors import DataError, PellucidError, UnsupportedOperation
+from pellucid.core.errors import ConfigError, DataError, PellucidError, UnsupportedOperation
 from pellucid.core.options import Range, check_argument
 from pellucid.core.preprocessing import Preprocessing
 from pellucid.core.terminal import track
@@ -92,6 +92,8 @@ def concepts(
     inside = unwrap(model)
     check_is_model(inside)
     check_precision(inside)
+    if isinstance(method, Analyzer) and unwrap(method.model) is not inside:
+        raise ConfigError(f"{method!r} explains another model; create the analyzer with the model itself.")
     steps = choose_preprocessing(inside, mean=mean, std=std, preprocess=preprocess)
     names = classes if classes is not None else find_classes(inside)
     given = (data, torch.full((len(data),), -1)) if isinstance(data, Tensor | np.ndarray) else data
@@ -135,9 +137,9 @@ class _Images:
                 yield Batch(indices, self._floats(reads), self._targets(reads))
 
     def _is_usable(self, read: Read) -> bool:
-        reason = "cannot be read" if read.pixels is None else ""
+        reason = "that cannot be read" if read.pixels is None else ""
         if not reason and self.target == LABEL and read.label is None:
-            reason = "have no label"
+            reason = "without a label"
         self.skipped[reason] += 1
         return not reason
 
@@ -160,7 +162,11 @@ class _Images:
 
     def notes(self) -> tuple[str, ...]:
         """Say which images were left out."""
-        return tuple(f"{count:,} images {reason}, and are left out" for reason, count in self.skipped.items() if reason)
+        return tuple(
+            f"left out: {count:,} {'image' if count == 1 else 'images'} {reason}"
+            for reason, count in self.skipped.items()
+            if reason
+        )
 
 
 def _analyzer(images: _Images, layer: str, method: str | Analyzer | None, axis: int | None) -> Analyzer:
