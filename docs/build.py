@@ -50,6 +50,7 @@ GUIDES = {
     "compare": ROOT / "docs" / "compare.md",
     "targets": ROOT / "docs" / "targets.md",
     "layers": ROOT / "docs" / "layers.md",
+    "concepts": ROOT / "docs" / "concepts.md",
     "coverage": ROOT / "docs" / "coverage.md",
     "jacobian": ROOT / "docs" / "jacobian.md",
     "prototypes": ROOT / "docs" / "prototypes.md",
