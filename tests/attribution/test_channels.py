@@ -244,8 +244,9 @@ def test_wrong_choices_are_refused_by_name() -> None:
         analyzer.explain_channels(x, "1", axis=7)
     with pytest.raises(UnknownName):
         analyzer.explain_channels(x, "nowhere")
-    with pytest.raises(ConfigError, match="name of a layer"):
-        analyzer.explain_channels(x, "")
+    for layer in ("", ["1", "3"]):
+        with pytest.raises(ConfigError, match="name of (a|one) layer"):
+            analyzer.explain_channels(x, layer)
 
 
 def test_the_model_and_its_gradients_are_left_as_they_were() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import pellucid
 from pellucid.attribution import create_analyzer
-from pellucid.core.errors import ConfigError, DataError, ShapeError
+from pellucid.core.errors import ConfigError, DataError, PellucidError, ShapeError
 from pellucid.diagnostics._receptive import receptive_fields
 from pellucid.diagnostics._references import Batch, collect
 from pellucid.diagnostics.concepts import used_for
@@ -258,6 +258,9 @@ def test_wrong_arguments_are_refused_before_any_work() -> None:
         pellucid.concepts(model, iter([(x[0], 0)]), "1")
     with pytest.raises(ShapeError, match="axis=1 or axis=-1"):
         pellucid.concepts(nn.Sequential(nn.Flatten(2), nn.Linear(4, 3), nn.Flatten()), torch.rand(4, 1, 2, 2), "1")
+    for target, words in (("all", "not possible"), ("label", "has no labels"), ("horse", "no class 'horse'")):
+        with pytest.raises(PellucidError, match=words):
+            pellucid.concepts(model, x, "1", target=target)
     other = create_analyzer("lrp.epsilon", small(1))
     with pytest.raises(ConfigError, match="another model"):
         pellucid.concepts(model, x, "1", method=other)

@@ -187,7 +187,7 @@ class Analyzer:
     def explain_channels(
         self,
         x: Any,
-        layer: str,
+        layer: Any,
         target: Request = None,
         *,
         channels: Any = 8,

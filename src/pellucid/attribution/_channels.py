@@ -1,6 +1,7 @@
 """Concept relevance propagation: the relevance of a layer's channels, and maps of what passes through each of them."""
 
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,10 +91,10 @@ def _rules_of(analyzer: "Analyzer") -> Backward:
 
 def _channels_of(given: Any, axis: int | None, batch: int) -> Channels:
     """Validate a user's choice of channels: a number, indices, or one row of indices per image."""
-    if isinstance(given, int) and not isinstance(given, bool):
+    if isinstance(given, Integral) and not isinstance(given, bool):
         if given < 1:
             raise ConfigError(f"channels is {given}; expected at least 1 channel, or a list of indices.")
-        return Channels(given, axis)
+        return Channels(int(given), axis)
     try:
         which = torch.as_tensor(given, device=given.device if isinstance(given, Tensor) else "cpu")
     except (TypeError, ValueError, RuntimeError) as error:
@@ -109,12 +110,14 @@ def _channels_of(given: Any, axis: int | None, batch: int) -> Channels:
 
 
 def explain_channels(
-    analyzer: "Analyzer", x: Any, layer: str, target: Request, channels: Any, axis: int | None
+    analyzer: "Analyzer", x: Any, layer: Any, target: Request, channels: Any, axis: int | None
 ) -> ChannelExplanation:
     """Compute what `Analyzer.explain_channels` documents."""
     method = _rules_of(analyzer)
     if Target(target).is_all:
         raise ConfigError("target='all' is not possible here, as each class has its own channels; pass one class.")
+    if not isinstance(layer, str):
+        raise ConfigError(f"layer is {layer!r}; expected the name of one layer, as in model.named_modules().")
     inputs, layers = analyzer._received(x), analyzer._layers(layer)
     chosen = _channels_of(channels, axis, len(inputs) if isinstance(inputs, Tensor) else inputs.several.batch)
     (outcome,), (held,) = analyzer._run(inputs, target, layers, is_certified=True, channels=chosen)

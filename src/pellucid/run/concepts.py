@@ -25,7 +25,7 @@ from pellucid.models._adapted import adapted
 from pellucid.models._preprocessing import choose_preprocessing, find_classes
 from pellucid.run.given import channels_of, receive
 from pellucid.run.observation import check_precision
-from pellucid.run.to_disk.request import LABEL, analyzers_for, resolve_target
+from pellucid.run.to_disk.request import ALL, LABEL, analyzers_for, resolve_target
 from pellucid.run.to_disk.source import Source, floats_of, labels_of
 
 __all__ = ["concepts"]
@@ -99,6 +99,10 @@ def concepts(
     given = (data, torch.full((len(data),), -1)) if isinstance(data, Tensor | np.ndarray) else data
     channels = channels_of(inside, steps)
     source = Source.of(given, steps, names, channels if channels in (1, 3) else None, limit)
+    if target == ALL:
+        raise ConfigError("target='all' is not possible here; explain 'predicted', 'label' or one class.")
+    if target == LABEL and not source.has_labels:
+        raise ConfigError(f"target is 'label', but {source.images.name} has no labels; explain the predicted class.")
     undone = steps if isinstance(steps, Preprocessing) else Preprocessing()
     images = _Images(source, adapted(inside, undone), resolve_target(target, source.matched.names or (), 1 << 30))
     analyzer = _analyzer(images, layer, method, axis)
