@@ -14,15 +14,16 @@ from pellucid.core.registry import Registry
 
 NAMES = {
     "pellucid": """Analyzer Concepts Contrast Evaluation Explanation LabelErrors Method Recommended Run
-        StoredExplanation StoredExplanations Unit Watcher augment build_native check_jacobian compare concepts create_analyzer errors
-        evaluate explain explain_to_disk fit_density function influence inspect jacobian jacobian_class_means
-        jacobian_product jacobian_report jacobian_spectrum jacobian_to_disk label_errors load_density load_fitted
-        load_run methods open_explanations prototypes recommend save_fitted transposed_product watch""",
+        StoredExplanation StoredExplanations Unit Watcher augment build_native check_jacobian compare concepts
+        create_analyzer errors evaluate explain explain_to_disk fit_density function influence inspect
+        jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum jacobian_to_disk
+        label_errors load_density load_fitted load_run methods open_explanations prototypes recommend
+        save_fitted transposed_product watch""",
     "pellucid.errors": """BuildError ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError
         ShapeError TrainingError UnknownName UnsupportedOperation WriteError""",
-    "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution ChannelExplanation CompletenessWarning Contrast
-        Display Explanation Explanations FittedState FlowRow LayerExplanations Method RelevanceFlow check_method create_analyzer
-        function methods""",
+    "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution ChannelExplanation
+        CompletenessWarning Contrast Display Explanation Explanations FittedState FlowRow LayerExplanations
+        Method RelevanceFlow check_method create_analyzer function methods""",
     "pellucid.jacobians": """Augmented ClassMeans JacobianCheck JacobianReport JacobianSpectrum augment build_native
         check_jacobian jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum
         transposed_product""",
