@@ -10,7 +10,8 @@ dpi or a multiple.
 - `calibration`, `confusion_matrix`, `data_map`, `histogram`, `influence`, `leaderboard`, `learning_curves`,
   `out_of_distribution`, `ranking`, `robustness`, `scatter`, `slices`: the figures of those names; `summary`: a run
   in one picture
-- `flow`: shares of branches where the paths of a network meet
+- `flow`: shares of branches where the paths of a network meet; `layers`: statistics of its layers; `heads`: relevance
+  and rollout of its attention
 - `label_errors`: images with suspicious labels, and the evidence
 - `tokens`: a text colored by relevance, as HTML and for the terminal
 - `encoding`: figures as files; `colours`: the palettes
