@@ -34,7 +34,7 @@ class Network(nn.Module):
 def test_examples_run(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    names = {"model": Network().eval(), "images": torch.rand(2, 1, 28, 28)}
+    names = {"model": Network().eval(), "images": torch.rand(2, 1, 28, 28), "labels": torch.tensor([3, 8])}
     for code in re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL):
         exec(code, names)
     assert set(names["maps"]) == {"stem", "block1", "block2"}

@@ -79,4 +79,4 @@ def _draw_rollout(canvas: Canvas, images: np.ndarray, maps: np.ndarray, top: flo
     bar = ScalarMappable(norm, "magma")
     bar.set_array(maps)
     place = (MARGIN + NAME_DOTS + len(maps) * (TILE_DOTS + GAP_DOTS) + 4, top + TILE_DOTS + GAP_DOTS, TILE_DOTS)
-    canvas.colour_bar(bar, place, "attention per pixel", [0, norm.vmax or 1.0])
+    canvas.colour_bar(bar, place, "share per token", [0, norm.vmax or 1.0])
