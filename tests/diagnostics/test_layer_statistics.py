@@ -397,8 +397,24 @@ def test_findings_name_dead_units():
     assert finding.is_severe
 
 
+def test_positions_shared_by_all_images_are_left_out():
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.positions, self.head = nn.Embedding(5, 4), nn.Embedding(3, 4), nn.Linear(4, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head((self.tokens(ids) + self.positions(torch.arange(3)[None])).mean(1))
+
+    statistics = layer_statistics(Positions(), torch.randint(5, (6, 3)))
+    assert [row.name for row in statistics.rows] == ["tokens", "head"]
+    assert statistics.left_out == {"positions": "it does not return one output for each image"}
+
+
 def test_layers_can_be_chosen():
     model, images = convolutional(), random(5, 2, 9, 9)
+    assert [row.name for row in layer_statistics(model, images, layers=3).rows] == ["0", "3", "6"]
+    assert layer_statistics(model, images, layers=3).found == 5
     assert [row.name for row in layer_statistics(model, images, layers=["6", "2"]).rows] == ["2", "6"]
     with pytest.raises(UnknownName, match="'nine'"):
         layer_statistics(model, images, layers=["nine"])

@@ -213,7 +213,7 @@ def layer_statistics(
         loss, gradients = _measure(network, images, labels, tallies)
     is_whole = {key for key, tally in tallies.items() if tally.seen == len(images)}
     left_out = dict(found.left_out) | {
-        place.name: "it is not called for every image" for place in chosen if place.key not in is_whole
+        place.name: "it does not return one output for each image" for place in chosen if place.key not in is_whole
     }
     rows = tuple(
         _row(place, tallies[place.key], gradients, has_gradients=labels is not None)

@@ -92,7 +92,7 @@ def survey(model: nn.Module, images: Tensor) -> Survey:
 
 
 def layer_output(call: LayerCall, images: int) -> Tensor | None:
-    """Return the tensor of floats with one row per image among a layer's outputs; None if there is none first."""
+    """Return the first tensor among a layer's outputs; None unless it has floats and one row per image."""
     output = call.output
     values = list(output.values()) if isinstance(output, dict) else output
     first = next(

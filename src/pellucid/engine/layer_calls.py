@@ -77,7 +77,7 @@ class LayerCall:
     input: Tensor | None
     """Input of the activation, before an in-place function changes it."""
     output: Any
-    """The module's output, whatever it is; for an activation, a tensor."""
+    """The module's output, of any type; for an activation, a tensor."""
 
 
 Note = Callable[[LayerCall], None]

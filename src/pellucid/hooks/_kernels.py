@@ -33,7 +33,7 @@ class Similarity:
     """(layer,): the same with the first epoch of the hook."""
     first_epoch: int
     arrays: Mapping[str, np.ndarray]
-    """What the next epoch needs."""
+    """Kernels for the comparison with the next epoch."""
 
 
 def kernel_images(test: ImageSet, layers: int, most: int = MOST_IMAGES) -> torch.Tensor:

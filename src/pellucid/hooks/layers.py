@@ -61,7 +61,8 @@ class Layers(Hook):
             return
         own = _similarity(scene, statistics, allowance)
         numbers = {**statistics.to_dict(), **_similarity_numbers(statistics, own)}
-        title, summary = f"{scene.title}: layer statistics", _summary(statistics)
+        title = f"{scene.title}: layer statistics"
+        summary = " ".join([*_summary(statistics), *_change(numbers)])
         matrix = None if own is None else (numbers["cka_titles"], own.cka)
         yield Artifact(
             caption=f"{title} of {statistics.images:,} test images. {summary}",
@@ -119,7 +120,7 @@ def _with_none(values: np.ndarray) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
-def _summary(statistics: LayerStatistics) -> str:
+def _summary(statistics: LayerStatistics) -> list[str]:
     texts = [one.text for one in statistics.findings]
     activations = [row for row in statistics.rows if row.is_activation]
     if activations and not any(one.kind in ("dead", "saturated", "not finite") for one in statistics.findings):
@@ -128,7 +129,20 @@ def _summary(statistics: LayerStatistics) -> str:
         texts.append("No activation function was recognized.")
     if len(statistics.rows) < statistics.found:
         texts.append(f"{len(statistics.rows)} of {statistics.found} layers, spread evenly over the depth.")
-    return " ".join(texts)
+    return texts
+
+
+def _change(numbers: dict[str, Any]) -> list[str]:
+    """Return a sentence on the layer that has changed most since the previous epoch; none at the first."""
+    known = [
+        (value, title)
+        for value, title in zip(numbers["cka_previous"] or (), numbers["cka_titles"] or (), strict=False)
+        if value is not None
+    ]
+    if not known:
+        return []
+    least, title = min(known)
+    return [f"Changed most since the last measurement: {title}, CKA {max(least, 0):.2f}."]
 
 
 def _scalars(statistics: LayerStatistics) -> dict[str, float]:

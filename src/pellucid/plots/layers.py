@@ -22,7 +22,7 @@ ROW_DOTS, AXIS_DOTS, HEAD_DOTS, GAP_DOTS = 24, 44, 24, 40
 PANEL_DOTS = (210, 150, 150, 170)
 LONGEST_TITLE = 42
 SATURATED = "#6a58a3"
-RANK = "#2f6f9f"
+RANK, PALE_RANK = "#2f6f9f", "#a9c1d8"
 RULE = "#d7dbe0"
 CELL_DOTS = (10, 26)
 """Smallest and largest side of a cell of the matrix."""
@@ -162,13 +162,13 @@ def _draw_rank(axes: Axes, rows: Sequence[Row]) -> None:
     """Draw the effective rank as a share of its bound."""
     axes.set_xlim(0, 1)
     shares = [(row["effective_rank"] or 0) / max(row["rank_bound"], 1) for row in rows]
-    colours = [RANK if not row["is_activation"] else "#8fadc9" for row in rows]
+    colours = [RANK if not row["is_activation"] else PALE_RANK for row in rows]
     axes.barh(np.arange(len(rows)), shares, 0.62, color=colours)
     for number, (row, share) in enumerate(zip(rows, shares, strict=True)):
         rank, bound = row["effective_rank"], row["rank_bound"]
         text = "–" if rank is None else f"{rank:.1f} of {bound}"
         is_inside = share >= 0.5
-        colour = "white" if is_inside else INK
+        colour = "white" if is_inside and not row["is_activation"] else INK
         place: dict[str, Any] = {"x": share - 0.03, "ha": "right"} if is_inside else {"x": share + 0.03}
         axes.text(y=number, s=text, size=SMALL, color=colour, va="center", **place)
     axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
@@ -204,7 +204,7 @@ def _draw_gradients(axes: Axes, rows: Sequence[Row]) -> None:
 PANELS: tuple[tuple[str, Callable[[Axes, Sequence[Row]], None]], ...] = (
     ("outputs: 1%–99%, middle half, median", _draw_activations),
     ("dead units (saturated)", _draw_lost),
-    ("effective rank of its bound", _draw_rank),
+    ("effective rank (of its bound)", _draw_rank),
     ("‖∂ loss / ∂ output‖ (log scale)", _draw_gradients),
 )
 
