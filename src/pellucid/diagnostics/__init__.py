@@ -20,8 +20,9 @@ All functions take and return tensors; the hooks and sections of the same names 
   in `_balls`), their first-order estimates (`_first_order`), and the movement of explanations while the
   prediction stays (`_movement`); `_classified` holds the model and the images
 - `_layer_statistics`: activations, dead and saturated units, effective rank and gradient norms of every layer; its
-  parts are `_layer_survey` (which layers there are), `_layer_tally` (sums over batches), `_effective_rank` and
-  `_layer_findings` (conspicuous layers in sentences); `_representations`: similarity of layers (CKA)
+  parts are `_layer_survey` (which layers there are), `_layer_tally` (sums over batches), `_layer_rows` (the result),
+  `_effective_rank` and `_layer_findings` (conspicuous layers in sentences)
+- `_representations`: similarity of layers (CKA)
 - `_proportions`: intervals of proportions; `_arguments`: checks of tensors and class indices
 
 >>> import torch
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from pellucid.diagnostics._calibration import Calibration, ClassCalibration, calibration
     from pellucid.diagnostics._effective_rank import effective_rank
     from pellucid.diagnostics._label_errors import LabelErrorPair, LabelErrors, label_errors
-    from pellucid.diagnostics._layer_statistics import LayerRow, LayerStatistics, layer_statistics
+    from pellucid.diagnostics._layer_rows import LayerRow, LayerStatistics
+    from pellucid.diagnostics._layer_statistics import layer_statistics
     from pellucid.diagnostics._reliability import ReliabilityBins
     from pellucid.diagnostics._risk_coverage import RiskCoverage, risk_coverage
     from pellucid.diagnostics._temperature import (
@@ -139,8 +141,8 @@ __getattr__, __dir__ = lazy_exports(
         "Influence": ".influence",
         "LabelErrorPair": "._label_errors",
         "LabelErrors": "._label_errors",
-        "LayerRow": "._layer_statistics",
-        "LayerStatistics": "._layer_statistics",
+        "LayerRow": "._layer_rows",
+        "LayerStatistics": "._layer_rows",
         "OutOfDistribution": ".out_of_distribution",
         "Projection": ".influence",
         "Ranked": ".influence",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pellucid.core.text import listed
 
 if TYPE_CHECKING:
-    from pellucid.diagnostics._layer_statistics import LayerRow, LayerStatistics
+    from pellucid.diagnostics._layer_rows import LayerRow, LayerStatistics
 
 __all__ = ["LOST_SHARE", "STEEP", "Finding", "findings"]
 
