@@ -38,11 +38,12 @@ HOOKS = (
 )
 """Hooks whose last figure is copied."""
 OPTIONAL = {
+    "layer_statistics": "layers",
     "out_of_distribution": "out_of_distribution",
     "robustness": "robustness",
     "robustness_adversarial": "adversarial",
 }
-"""Pictures of hooks that a default run leaves out, by file name: the name of the artifact."""
+"""Pictures with a name of their own, or of hooks that a run can leave out, by file name: the name of the artifact."""
 FILMS = ("tsne",)
 WINDOW = {"width": 1280, "height": 800}
 """Size of the browser's window for the screenshot."""

@@ -13,12 +13,12 @@ from pellucid.config import FLAGS
 from pellucid.core.registry import Registry
 
 NAMES = {
-    "pellucid": """Analyzer Concepts Contrast Evaluation Explanation LabelErrors Method Recommended Run
-        StoredExplanation StoredExplanations Unit Watcher augment build_native check_jacobian compare concepts
-        create_analyzer errors evaluate explain explain_to_disk fit_density function influence inspect
-        jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum jacobian_to_disk
-        label_errors load_density load_fitted load_run methods open_explanations prototypes recommend
-        save_fitted transposed_product watch""",
+    "pellucid": """Analyzer Concepts Contrast Evaluation Explanation LabelErrors LayerStatistics Method
+        Recommended Run StoredExplanation StoredExplanations Unit Watcher augment build_native check_jacobian
+        compare concepts create_analyzer errors evaluate explain explain_to_disk fit_density function influence
+        inspect jacobian jacobian_class_means jacobian_product jacobian_report jacobian_spectrum
+        jacobian_to_disk label_errors layer_statistics load_density load_fitted load_run methods
+        open_explanations prototypes recommend save_fitted transposed_product watch""",
     "pellucid.errors": """BuildError ConfigError DataError DownloadError ModelError PeerFailed PellucidError SaveError
         ShapeError TrainingError UnknownName UnsupportedOperation WriteError""",
     "pellucid.attribution": """METHODS AmplificationWarning Analyzer Attribution ChannelExplanation
@@ -35,8 +35,8 @@ NAMES = {
         Projection Ranked ReliabilityBins RiskCoverage Sampled Separation Slice
         Slices Temperature TrainingDynamics adversarial_radius brier_score
         calibration class_learning corruption_accuracy cross_fit_temperature detect
-        energy explanation_movement find_slices first_order_radius fit_temperature
-        label_errors maximum_logit maximum_softmax negative_log_density ood_scores
+        effective_rank energy explanation_movement find_slices first_order_radius fit_temperature
+        label_errors layer_statistics maximum_logit maximum_softmax negative_log_density ood_scores
         risk_coverage self_influence separation shift_images tracin
         training_dynamics trak trak_scores""",
     "pellucid.synthesis": "PRIORS Prior Prototypes objective synthesise",
@@ -65,7 +65,7 @@ ENTRIES = {
         max_sensitivity parameter_randomisation pointing_game random_logit relevance_mass relevance_rank road roar
         selectivity sensitivity_n sparseness""",
     "pellucid.hooks.HOOKS": """calibration confusion_matrix dynamics explanations gallery hardest influence
-        jacobian_classes jacobian_classes_all jacobian_maps label_errors leaderboard
+        jacobian_classes jacobian_classes_all jacobian_maps label_errors layers leaderboard
         live network out_of_distribution projector prototypes prototypes.each_epoch
         robustness saliency slices tsne""",
     "pellucid.data.DATASETS": "confound confound.control digits folder mnist planted_patch two_digits",

@@ -7,7 +7,7 @@ from pellucid.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from pellucid.attribution import Analyzer, Contrast, Explanation, Method, create_analyzer, function, methods
-    from pellucid.diagnostics import Concepts, LabelErrors, label_errors
+    from pellucid.diagnostics import Concepts, LabelErrors, LayerStatistics, label_errors, layer_statistics
     from pellucid.engine import Unit
     from pellucid.evaluation import Evaluation, Recommended
     from pellucid.jacobians import (
@@ -44,6 +44,7 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "LabelErrors",
+    "LayerStatistics",
     "Method",
     "Recommended",
     "Run",
@@ -72,6 +73,7 @@ __all__ = [
     "jacobian_spectrum",
     "jacobian_to_disk",
     "label_errors",
+    "layer_statistics",
     "load_density",
     "load_fitted",
     "load_run",
@@ -93,6 +95,7 @@ __getattr__, __dir__ = lazy_exports(
         "Evaluation": "pellucid.evaluation",
         "Explanation": "pellucid.attribution",
         "LabelErrors": "pellucid.diagnostics",
+        "LayerStatistics": "pellucid.diagnostics",
         "Method": "pellucid.attribution",
         "Recommended": "pellucid.evaluation",
         "Run": "pellucid.storage.runs",
@@ -120,6 +123,7 @@ __getattr__, __dir__ = lazy_exports(
         "jacobian_spectrum": "pellucid.jacobians",
         "jacobian_to_disk": "pellucid.storage.jacobians",
         "label_errors": "pellucid.diagnostics",
+        "layer_statistics": "pellucid.diagnostics",
         "load_density": "pellucid.storage.densities",
         "load_fitted": "pellucid.storage.fitted",
         "load_run": "pellucid.storage.runs",

@@ -93,6 +93,7 @@ def work(model: nn.Module = MODEL) -> dict[str, Callable[[], object]]:
         "evaluate": lambda: evaluate(model, *few),
         "l2": lambda: pellucid.prototypes(model, image_shape=(1, 6, 6), steps=3, starts=1),
         "spectra": lambda: pellucid.prototypes(model, image_shape=(1, 6, 6), steps=2, parametrisation="fourier"),
+        "layer_statistics": lambda: pellucid.layer_statistics(model, IMAGES, LABELS).to_dict(),
         "embedding": lambda: find_embedding(model, IMAGES).read(IMAGES),
         "layer": lambda: find_embedding(model, IMAGES, "5").read(IMAGES),
     }

@@ -39,7 +39,7 @@ def run(guide: str, names: dict[str, object]) -> None:
 def test_examples_run(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    names = {"model": Network().eval(), "images": torch.rand(2, 1, 28, 28)}
+    names = {"model": Network().eval(), "images": torch.rand(2, 1, 28, 28), "labels": torch.tensor([3, 8])}
     run("layers.md", names)
     assert set(names["maps"]) == {"stem", "block1", "block2"}
     assert (tmp_path / "layers.png").exists()

@@ -82,7 +82,16 @@ def test_all_hooks_together_stay_within_the_budget(color_scene):
 
 @pytest.mark.parametrize(
     "name",
-    ["saliency", "hardest", "jacobian_maps", "jacobian_classes", "explanations", "prototypes.each_epoch", "influence"],
+    [
+        "saliency",
+        "hardest",
+        "jacobian_maps",
+        "jacobian_classes",
+        "explanations",
+        "prototypes.each_epoch",
+        "influence",
+        "layers",
+    ],
 )
 def test_a_hook_stays_within_its_share(color_scene, name):
     budget = Budget("medium", images=100, classes=5, passes=20)

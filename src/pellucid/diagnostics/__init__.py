@@ -21,6 +21,10 @@ All functions take and return tensors; the hooks and sections of the same names 
   prediction stays (`_movement`); `_classified` holds the model and the images
 - `concepts`: what the channels of a layer stand for, by reference images; its parts are `_references` (chosen by
   relevance and by activation) and `_receptive` (the part of the image that a position of a layer depends on)
+- `_layer_statistics`: activations, dead and saturated units, effective rank and gradient norms of every layer; its
+  parts are `_layer_survey` (which layers there are), `_layer_tally` (sums over batches), `_layer_rows` (the result),
+  `_effective_rank` and `_layer_findings` (conspicuous layers in sentences)
+- `_representations`: similarity of layers (CKA)
 - `_proportions`: intervals of proportions; `_arguments`: checks of tensors and class indices
 
 >>> import torch
@@ -37,7 +41,10 @@ from pellucid.core.lazy import lazy_exports
 if TYPE_CHECKING:
     from pellucid.diagnostics._brier import BrierScore, brier_score
     from pellucid.diagnostics._calibration import Calibration, ClassCalibration, calibration
+    from pellucid.diagnostics._effective_rank import effective_rank
     from pellucid.diagnostics._label_errors import LabelErrorPair, LabelErrors, label_errors
+    from pellucid.diagnostics._layer_rows import LayerRow, LayerStatistics
+    from pellucid.diagnostics._layer_statistics import layer_statistics
     from pellucid.diagnostics._reliability import ReliabilityBins
     from pellucid.diagnostics._risk_coverage import RiskCoverage, risk_coverage
     from pellucid.diagnostics._temperature import (
@@ -84,6 +91,8 @@ __all__ = [
     "Influence",
     "LabelErrorPair",
     "LabelErrors",
+    "LayerRow",
+    "LayerStatistics",
     "OutOfDistribution",
     "Projection",
     "Ranked",
@@ -103,12 +112,14 @@ __all__ = [
     "corruption_accuracy",
     "cross_fit_temperature",
     "detect",
+    "effective_rank",
     "energy",
     "explanation_movement",
     "find_slices",
     "first_order_radius",
     "fit_temperature",
     "label_errors",
+    "layer_statistics",
     "maximum_logit",
     "maximum_softmax",
     "negative_log_density",
@@ -138,6 +149,8 @@ __getattr__, __dir__ = lazy_exports(
         "Influence": ".influence",
         "LabelErrorPair": "._label_errors",
         "LabelErrors": "._label_errors",
+        "LayerRow": "._layer_rows",
+        "LayerStatistics": "._layer_rows",
         "OutOfDistribution": ".out_of_distribution",
         "Projection": ".influence",
         "Ranked": ".influence",
@@ -157,12 +170,14 @@ __getattr__, __dir__ = lazy_exports(
         "corruption_accuracy": ".robustness",
         "cross_fit_temperature": "._temperature",
         "detect": ".out_of_distribution",
+        "effective_rank": "._effective_rank",
         "energy": ".out_of_distribution",
         "explanation_movement": ".robustness",
         "find_slices": ".slices",
         "first_order_radius": ".robustness",
         "fit_temperature": "._temperature",
         "label_errors": "._label_errors",
+        "layer_statistics": "._layer_statistics",
         "maximum_logit": ".out_of_distribution",
         "maximum_softmax": ".out_of_distribution",
         "negative_log_density": ".out_of_distribution",

@@ -27,7 +27,8 @@ Other files:
 - `hidden`: the outputs of named layers, read or replaced; `arrivals`: the relevance that arrives at them, and its split
   where paths meet; `conditional`: what passes through single channels; `units`: hidden units, as targets of an
   explanation, and sets of channels
-- `tap`: hidden activations, such as the embedding; `activations`: the outputs of all layers
+- `tap`: hidden activations, such as the embedding; `activations`: the outputs of all layers; `layer_calls`: the calls
+  of modules with weights and of activation functions
 - `programs/`: a network as a list of steps and weights, which the report runs without torch
 - `wrapping`: compiled, exported, scripted, sharded and quantized models: unwrapped, or refused by name
 """

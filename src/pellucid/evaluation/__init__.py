@@ -11,7 +11,7 @@
 - `_recommended`: `Recommended`, the result of a race; `_race_reasons`: its reason in sentences
 - `_conclusions`: methods to be wary of, and equal ones
 - `_constancy`: detects methods whose maps ignore the image
-- `_classifiers`, `_representations`: differences in accuracy and similarity of layers, for comparisons of models
+- `_classifiers`: differences in accuracy, for comparisons of models
 - `_curves`, `_removal`, `_similarity`, `_randomised`, `_rewritten`: parts that several metrics share, or long ones
 
 >>> "selectivity" in METRICS

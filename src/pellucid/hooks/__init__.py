@@ -8,6 +8,7 @@
 - `_suspects`: training images with suspicious labels, assessed by the hook `label_errors`
 - `_priors`: the priors of class prototypes
 - `_corrupted`, `_attacked`, `_moved`: the three parts of the hook `robustness`
+- `_kernels`, `_heads`: similarity of layers, and relevance of attention heads, for the hook `layers`
 - `_strokes`: how the images of a data set are drawn, for the hook `live`
 - `_outputs`: logits and embedding of any images; `_readings`: the same with densities
 - `_ood_images`: out-of-distribution images

@@ -11,7 +11,8 @@ dpi or a multiple.
   `out_of_distribution`, `ranking`, `robustness`, `scatter`, `slices`: the figures of those names; `summary`: a run
   in one picture
 - `concepts`: what passes through channels of a layer, and the images that show what they stand for
-- `flow`: shares of branches where the paths of a network meet
+- `flow`: shares of branches where the paths of a network meet; `layers`: statistics of its layers; `heads`: relevance
+  and rollout of its attention
 - `label_errors`: images with suspicious labels, and the evidence
 - `tokens`: a text colored by relevance, as HTML and for the terminal
 - `encoding`: figures as files; `colours`: the palettes

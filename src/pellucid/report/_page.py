@@ -29,6 +29,8 @@ MOST_BYTES = 14_500_000
 OVERVIEW = ("curves",)
 """Sections shown next to the verdict, at the top of the page."""
 PARTS = {
+    "compare_confusion": ("walk_grid.js",),
+    "layers": ("walk_grid.js",),
     "draw": ("interpreter.js", "strokes.js"),
     "explain": (
         "explain_maps.js",

@@ -43,11 +43,12 @@ def verdict(material: Material) -> list[Sentence]:
 
 
 def conclusions(material: Material) -> list[Sentence]:
-    """Return sentences on accuracy and confusions, calibration and explanation methods, the test accuracy first."""
+    """Return sentences on accuracy and confusions, calibration, layers and explanation methods, the accuracy first."""
     evaluation = last_evaluation(material)
     return [
         *_accuracy(material),
         *_calibration(material),
+        *_layers(material),
         *([] if evaluation is None else _explanations(evaluation)),
     ]
 
@@ -263,6 +264,21 @@ def calibration(arrays: Mapping[str, np.ndarray]) -> str:
         f"{'Over' if mean > 0 else 'Under'}confident by {100 * abs(mean):.{digits}f} points (95% interval "
         f"{low:.{digits}f} to {high:.{digits}f})."
     )
+
+
+def _layers(material: Material) -> list[Sentence]:
+    """Return the severe findings about layers: half of a layer's units lost, or gradients that vanish or explode."""
+    epoch = shown_epoch(material)
+    entries = material.entries("layers", "data")
+    found = material.by_epoch(
+        {epoch: entries[epoch]} if epoch in entries else {},
+        lambda entry: None if (record := material.numbers(entry)) is None else _severe(record),
+    )
+    return [Sentence(text, "layers") for text in next(iter(found.values()), [])]
+
+
+def _severe(record: Mapping[str, Any]) -> list[str]:
+    return [str(one["text"]) for one in record["findings"] if one["is_severe"] is True]
 
 
 def _explanations(evaluation: Evaluation) -> list[Sentence]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pellucid.core.errors import PellucidError
+from pellucid.diagnostics._representations import Layers, images_for, linear_cka, read_layers
 from pellucid.engine.wrapping import find_module
-from pellucid.evaluation._representations import Layers, images_for, linear_cka, read_layers
 from pellucid.report.comparison import Comparison
 from pellucid.run.compared import Loaded
 

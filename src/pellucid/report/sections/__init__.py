@@ -1,7 +1,7 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
 - `curves`, `confusion_matrix`, `calibration`, `hardest`, `slices`, `explain`, `draw`, `embedding`, `label_errors`,
-  `leaderboard`, `out_of_distribution`, `network`: the interactive sections
+  `leaderboard`, `out_of_distribution`, `layers`, `network`: the interactive sections
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of `dynamics` and of any other hook, one per epoch
@@ -21,6 +21,7 @@ from pellucid.report.sections.figures import figures
 from pellucid.report.sections.grid import grid
 from pellucid.report.sections.hardest import hardest
 from pellucid.report.sections.label_errors import label_errors
+from pellucid.report.sections.layers import layers
 from pellucid.report.sections.leaderboard import leaderboard
 from pellucid.report.sections.live import live
 from pellucid.report.sections.network import network
@@ -49,6 +50,7 @@ SECTIONS: tuple[Maker, ...] = (
     label_errors,
     leaderboard,
     out_of_distribution,
+    layers,
     network,
 )
 """Functions that build the sections; sections without data are omitted."""
@@ -59,6 +61,7 @@ DRAWN = frozenset(
         "confusion_matrix",
         "hardest",
         "label_errors",
+        "layers",
         "leaderboard",
         "network",
         "out_of_distribution",

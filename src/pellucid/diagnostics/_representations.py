@@ -1,11 +1,11 @@
-"""Similarity of the layers of two networks by linear centered kernel alignment (CKA).
+"""Similarity of layers, of one network or of two, by linear centered kernel alignment (CKA).
 
 Kornblith et al. (2019) define linear CKA, which rotations and a uniform rescaling of the features leave unchanged, so
 that layers of different width and different networks can be compared. With few images and many features, the original
 estimator is biased toward 1; this is the unbiased one of Song et al. (2012), as used by Nguyen et al. (2021).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +38,13 @@ class Layers:
     """Number of layers with weights, including those left out."""
 
 
-def read_layers(model: nn.Module, images: Tensor) -> Layers:
-    """Compute the kernels of up to 24 layers with weights over `images`.
+def read_layers(model: nn.Module, images: Tensor, wanted: Collection[str] | None = None) -> Layers:
+    """Compute the kernels of up to 24 layers with weights over `images`; `wanted` limits the layers to these names.
 
     Raises `ValueError` for fewer than four images.
     """
-    sizes = {name: output.shape[1] for name, output in layer_outputs(model, images[:2].to(device_of(model))).items()}
+    outputs = layer_outputs(model, images[:2].to(device_of(model)), wanted)
+    sizes = {name: output.shape[1] for name, output in outputs.items()}
     names = list(sizes)
     count = min(len(names), MOST_LAYERS)
     # evenly over the depth, with the first and the last

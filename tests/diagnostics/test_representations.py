@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from pellucid.evaluation import _representations
-from pellucid.evaluation._representations import centered_gram, images_for, linear_cka, read_layers
+from pellucid.diagnostics import _representations
+from pellucid.diagnostics._representations import centered_gram, images_for, linear_cka, read_layers
 
 
 def features(seed: int, count: int = 40, size: int = 6) -> torch.Tensor:
