@@ -16,6 +16,7 @@ SHORT = {
     "pellucid.densities.gaussian_mixture.COMPONENTS": 3,
     "pellucid.hooks._priors.IMAGES_FOR_ALL_STEPS": 10**6,
     "pellucid.storage.films.STEPS": 2,
+    "pellucid.run.hook_runner.SHARP": 1,
 }
 """Constants that make slow computations short enough for tests."""
 
