@@ -76,7 +76,7 @@ class Program:
         if code is None:
             self._process.kill()
             raise AssertionError(f"the program has not ended after {seconds} s")
-        return Result(code, *((self._streams / name).read_text("utf-8") for name in ("out", "err")))
+        return Result(code, *((self._streams / name).read_text("utf-8", "replace") for name in ("out", "err")))
 
 
 def _run(
