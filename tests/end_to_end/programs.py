@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-__all__ = ["SHORT", "Program", "Result"]
+__all__ = ["IMPORTED", "SHORT", "Program", "Result"]
 
 SHORT = {
     "pellucid.densities.vae.STEPS": 30,

@@ -161,10 +161,8 @@ def test_embedding_layer_flag_selects_the_layer(run_program, tmp_path):
 @pytest.mark.parametrize(
     "methods",
     [
-        "gradient,random",
-        "pattern.net,expected_gradients",
-        "lrp.epsilon,deeplift,occlusion",
-        "grad_cam,Saliency,lrp.sequential_preset_a",
+        "gradient,random,pattern.net,expected_gradients",
+        "lrp.epsilon,deeplift,occlusion,grad_cam,Saliency,lrp.sequential_preset_a",
         "constant",
     ],
 )
