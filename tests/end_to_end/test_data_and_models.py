@@ -137,7 +137,13 @@ def test_user_defined_model_and_data(run_program, tmp_path):
     (tmp_path / "own_of_test.py").write_text(MODULE)
     try:
         arguments = ("--dataset", "own_of_test:stripes", "--model", "own_of_test:network", "--batch-size", 2)
-        assert run_program(*arguments, "--epochs", 1, "--methods", "gradient,lrp.epsilon") == 0
+        hooks = (
+            "--hooks",
+            "confusion_matrix,saliency,explanations,tsne,projector",
+            "--methods",
+            "gradient,lrp.epsilon",
+        )
+        assert run_program(*arguments, "--epochs", 1, *hooks) == 0
         run = pellucid.load_run(tmp_path / "save", trust=True)
     finally:
         sys.modules.pop("own_of_test", None)
