@@ -5,19 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from programs import SHORT
 
 from pellucid.cli import main
 
 collect_ignore = ["library_calls.py"]
 """A program that a test runs; it creates tensors of all kinds on import, and some arguments of wrong types."""
-
-SHORT = {
-    "pellucid.densities.vae.STEPS": 30,
-    "pellucid.densities.gaussian_mixture.COMPONENTS": 3,
-    "pellucid.hooks._priors.IMAGES_FOR_ALL_STEPS": 10**6,
-    "pellucid.storage.films.STEPS": 2,
-}
-"""Constants that make slow computations short enough for tests."""
 
 
 @pytest.fixture(scope="module", autouse=True)

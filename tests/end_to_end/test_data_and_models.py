@@ -94,15 +94,15 @@ def color_folder(tmp_path):
 
 
 def test_color_image_folder(run_program, tmp_path, color_folder):
-    arguments = ("--dataset", f"folder:{color_folder}", "--image-size", 16, "--batch-size", 16, "--epochs", 4)
+    arguments = ("--dataset", f"folder:{color_folder}", "--image-size", 16, "--batch-size", 4, "--epochs", 1)
     few = ("--classes", "blue_sky,0", "--methods", "gradient,lrp.epsilon")
     assert run_program(*arguments, *few, "--save", "out") == 0
     run = pellucid.load_run(tmp_path / "out")
     assert run.classes == ("$green$", "<red>", "blue_sky")
     assert run.metrics[-1]["test_accuracy"] > 0.8
-    numbers = read_json(tmp_path / "out/plots/saliency/epoch_004.json")
+    numbers = read_json(tmp_path / "out/plots/saliency/epoch_001.json")
     assert [run.classes[label] for label in numbers["labels"]] == ["blue_sky", "$green$"]
-    assert np.load(tmp_path / "out/plots/saliency/epoch_004.npz")["saliency"].shape == (2, 3, 16, 16)
+    assert np.load(tmp_path / "out/plots/saliency/epoch_001.npz")["saliency"].shape == (2, 3, 16, 16)
 
 
 MODULE = """
@@ -136,8 +136,14 @@ def stripes():
 def test_user_defined_model_and_data(run_program, tmp_path):
     (tmp_path / "own_of_test.py").write_text(MODULE)
     try:
-        arguments = ("--dataset", "own_of_test:stripes", "--model", "own_of_test:network", "--batch-size", 8)
-        assert run_program(*arguments, "--epochs", 3, "--methods", "gradient,lrp.epsilon") == 0
+        arguments = ("--dataset", "own_of_test:stripes", "--model", "own_of_test:network", "--batch-size", 2)
+        hooks = (
+            "--hooks",
+            "confusion_matrix,saliency,explanations,tsne,projector",
+            "--methods",
+            "gradient,lrp.epsilon",
+        )
+        assert run_program(*arguments, "--epochs", 1, *hooks) == 0
         run = pellucid.load_run(tmp_path / "save", trust=True)
     finally:
         sys.modules.pop("own_of_test", None)
@@ -146,7 +152,7 @@ def test_user_defined_model_and_data(run_program, tmp_path):
     assert record["dataset"]["image_shape"] == [1, 12, 10]
     assert run.classes == ("across", "down")
     assert run.metrics[-1]["test_accuracy"] == 1.0
-    assert np.load(tmp_path / "save/plots/tsne/epoch_003.npz")["points"].shape == (16, 2)
+    assert np.load(tmp_path / "save/plots/tsne/epoch_001.npz")["points"].shape == (16, 2)
 
 
 def test_embedding_layer_flag_selects_the_layer(run_program, tmp_path):
@@ -161,10 +167,8 @@ def test_embedding_layer_flag_selects_the_layer(run_program, tmp_path):
 @pytest.mark.parametrize(
     "methods",
     [
-        "gradient,random",
-        "pattern.net,expected_gradients",
-        "lrp.epsilon,deeplift,occlusion",
-        "grad_cam,Saliency,lrp.sequential_preset_a",
+        "gradient,random,pattern.net,expected_gradients",
+        "lrp.epsilon,deeplift,occlusion,grad_cam,Saliency,lrp.sequential_preset_a",
         "constant",
     ],
 )

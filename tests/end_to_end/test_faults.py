@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 from comparing import assert_equal_runs
+from programs import SHORT, Program
 
 from pellucid.cli import main
 from pellucid.storage.weights import unpack_weights
@@ -20,14 +20,6 @@ QUICK = (
 )
 SOME = ("--hooks", "confusion_matrix,saliency,tsne,projector,prototypes")
 """Hooks of each kind: earlier arrays, films, an embedding, and one at the end."""
-
-
-def program(*arguments, file_size_limit=None):
-    """Run the program in a separate process, with a file size limit in bytes."""
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({file_size_limit},) * 2); "
-    code = (limit if file_size_limit else "") + "import sys; from pellucid.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "run", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def assert_whole(save):
@@ -78,14 +70,14 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("kilobytes", [700, 2500])
 def test_full_disk(kilobytes, small_disk, undisturbed):
     disk = small_disk(f"size={kilobytes}k")
-    failed = program(*QUICK, *SOME, "--save", disk / "save")
-    assert failed.returncode != 0, "the disk is large enough: make it smaller"
-    assert "Traceback" not in failed.stderr
-    assert "the disk is full" in failed.stderr or "No space left" in failed.stderr
-    assert "--resume" in failed.stderr
+    failed = Program("run", *QUICK, *SOME, "--save", disk / "save", constants=SHORT).finish()
+    assert failed.code != 0, "the disk is large enough: make it smaller"
+    assert "Traceback" not in failed.err
+    assert "the disk is full" in failed.err or "No space left" in failed.err
+    assert "--resume" in failed.err
     assert_whole(disk / "save")
     subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
-    assert program("--resume", "--save", disk / "save").returncode == 0
+    assert main(["run", "--resume", "--save", str(disk / "save")]) == 0
     assert_equal_runs(undisturbed, disk / "save")
 
 
@@ -95,10 +87,11 @@ def test_full_disk(kilobytes, small_disk, undisturbed):
 )
 def test_file_size_limit(hooks, named, limit, tmp_path):
     save = tmp_path / "save"
-    failed = program(*QUICK, "--serial", "--hooks", hooks, "--save", save, file_size_limit=limit)
-    assert failed.returncode != 0
-    assert "Traceback" not in failed.stderr
-    assert f"{named} cannot be written: the file exceeds the size limit" in failed.stderr
+    arguments = ("run", *QUICK, "--serial", "--hooks", hooks, "--save", save)
+    failed = Program(*arguments, file_size_limit=limit).finish()
+    assert failed.code != 0
+    assert "Traceback" not in failed.err
+    assert f"{named} cannot be written: the file exceeds the size limit" in failed.err
     assert_whole(save)
     assert json.loads((save / "run.json").read_text())["status"] == "failed"
 
@@ -106,19 +99,19 @@ def test_file_size_limit(hooks, named, limit, tmp_path):
 @pytest.mark.slow
 def test_read_only_folder(small_disk):
     disk = small_disk("ro")
-    failed = program(*QUICK, "--save", disk / "save")
-    assert failed.returncode == 2
-    assert "choose another folder with --save" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    failed = Program("run", *QUICK, "--save", disk / "save").finish()
+    assert failed.code == 2
+    assert "choose another folder with --save" in failed.err
+    assert "Traceback" not in failed.err
 
 
 def test_folder_of_another_user(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("the superuser may write everywhere")
     (tmp_path / "save").mkdir(mode=0o500)
-    failed = program(*QUICK, "--save", tmp_path / "save")
-    assert failed.returncode == 2
-    assert "choose another folder with --save" in failed.stderr
+    failed = Program("run", *QUICK, "--save", tmp_path / "save").finish()
+    assert failed.code == 2
+    assert "choose another folder with --save" in failed.err
 
 
 def test_missing_data_is_downloaded_again_or_reported(tmp_path, mnist_files, monkeypatch, capsys):

@@ -12,6 +12,7 @@ import pellucid
 from pellucid.data import Request, load_data
 
 HOOKS = ("confusion_matrix", "jacobian_classes", "jacobian_maps", "projector", "saliency", "tsne")
+"""Hooks of each epoch whose numbers are checked; test_data_and_models.py runs all."""
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def save(tmp_path_factory, mnist_files):
 
     folder = tmp_path_factory.mktemp("mnist") / "save"
     arguments = ["--mirror", mnist_files, "--dataset", "mnist", "--epochs", 2, "--save", folder, "--threads", 1]
-    arguments += ["--methods", "gradient"]
+    arguments += ["--methods", "gradient", "--hooks", ",".join([*HOOKS, "prototypes"])]
     assert main(["run", *map(str, [*arguments, "--limit-train", 4000, "--limit-test", 600, "--batch-size", 64])]) == 0
     return folder
 

@@ -133,7 +133,8 @@ def children(process):
 def test_run_of_two_is_resumed_however_it_ended(tmp_path):
     """It ends by SIGTERM, by the death of either process and by Ctrl-C; at last, one process alone resumes it."""
     save = tmp_path / "save"
-    process = torchrun(*SMALL, "--epochs", 3000, "--hooks", "none", "--save", save)
+    data = ("--dataset", noise(tmp_path), "--batch-size", 32, "--threads", 1)
+    process = torchrun(*data, "--epochs", 3000, "--hooks", "none", "--save", save)
     wait_for(save / "models/last.ckpt")
     ranks = children(process)
     process.send_signal(signal.SIGTERM)
@@ -165,6 +166,15 @@ def test_run_of_two_is_resumed_however_it_ended(tmp_path):
     assert process.wait(60) == 130
     epochs = [json.loads(line)["epoch"] for line in (save / "metrics.jsonl").read_text().splitlines()]
     assert epochs == list(range(len(epochs)))
+
+
+def noise(folder):
+    """Write random images to a file, which is read sooner than scikit-learn is imported for the digits."""
+    draws = np.random.default_rng(0)
+    parts = {"train": 280, "test": 45}
+    images = {f"x_{part}": draws.integers(0, 256, (count, 28, 28), np.uint8) for part, count in parts.items()}
+    np.savez(folder / "images.npz", **images, **{f"y_{part}": np.arange(count) % 10 for part, count in parts.items()})
+    return folder / "images.npz"
 
 
 def resumed(save):

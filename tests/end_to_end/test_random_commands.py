@@ -1,7 +1,6 @@
 """Random command lines end well: with an exit code, a message for every refusal, and no traceback."""
 
 import random
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from programs import Program
 
 from pellucid.cli import main
 
@@ -199,9 +199,8 @@ def test_five_random_processes_end_well(place: Path) -> None:
     for line in list(command_lines(400))[-5:]:
         if any("\0" in word for word in line):  # no process can get such an argument
             continue
-        command = [sys.executable, "-m", "pellucid", *line]
-        done = subprocess.run(command, capture_output=True, check=False, timeout=100)
-        said = (done.stdout + done.stderr).decode("utf-8", "replace")
-        if done.returncode not in (0, 1, 2) or "Traceback" in said or "unexpected " in said or not said.strip():
-            wrong.append(f"{line}: {done.returncode}: {said[-400:]}")
+        done = Program(*line).finish()
+        said = done.out + done.err
+        if done.code not in (0, 1, 2) or "Traceback" in said or "unexpected " in said or not said.strip():
+            wrong.append(f"{line}: {done.code}: {said[-400:]}")
     assert not wrong, "\n".join(wrong)

@@ -1,19 +1,16 @@
 """A run that is interrupted at any moment and resumed gives the same result as an uninterrupted one."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from comparing import assert_equal_runs
-from interrupts import heed
+from programs import SHORT, Program
 
 from pellucid.cli import main
 from pellucid.hooks.tsne import TSNE
@@ -25,7 +22,7 @@ SMALL = (
     "--threads 1 --classes 0,1,2 --methods gradient".split()
 )
 """Eight steps per epoch, random shifts and all hooks."""
-SHORT = (*SMALL, "--epochs", "1")
+ALL = (*SMALL, "--epochs", "1")
 QUICK = (*SMALL, "--hooks", "confusion_matrix,saliency,tsne,projector,prototypes")
 """With hooks of each kind: earlier arrays, films, an embedding, and densities that are fitted at the end."""
 
@@ -46,7 +43,7 @@ def frequent_checkpoints():
 def uninterrupted(tmp_path_factory, frequent_checkpoints):
     """The save folder of an uninterrupted run with all hooks."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    assert main(["run", *SHORT, "--save", str(folder)]) == 0
+    assert main(["run", *ALL, "--save", str(folder)]) == 0
     return folder
 
 
@@ -321,21 +318,8 @@ def test_run_with_changed_data_cannot_be_resumed(tmp_path, monkeypatch, capsys):
 
 
 def start(*arguments):
-    """Start the program as a process group that can be killed, with the same shortened computations."""
-    from pellucid.densities import gaussian_mixture, vae
-    from pellucid.hooks import _priors
-
-    program = (
-        "from pellucid.cli import leave, main\n"
-        "from pellucid.densities import gaussian_mixture, vae\n"
-        "from pellucid.hooks import _priors\n"
-        f"vae.STEPS, gaussian_mixture.COMPONENTS = {vae.STEPS}, {gaussian_mixture.COMPONENTS}\n"
-        f"_priors.IMAGES_FOR_ALL_STEPS = {_priors.IMAGES_FOR_ALL_STEPS}\n"
-        f"leave(main({['run', *map(str, arguments)]!r}))"
-    )
-    command = [sys.executable, "-c", program]
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=os.environ, preexec_fn=heed, **output)
+    """Start the program as a process that can be killed, with the same shortened computations."""
+    return Program("run", *arguments, constants=SHORT)
 
 
 def wait_for(path, seconds=60):
@@ -346,7 +330,7 @@ def wait_for(path, seconds=60):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("flags", "reference", "seconds"), [(SHORT, "uninterrupted", 6), (QUICK, "quick", 3)])
+@pytest.mark.parametrize(("flags", "reference", "seconds"), [(ALL, "uninterrupted", 6), (QUICK, "quick", 3)])
 def test_sigkill_at_a_random_moment(flags, reference, seconds, request, tmp_path):
     """With all hooks, and with some of them."""
     save, reference = tmp_path / "save", request.getfixturevalue(reference)
@@ -354,10 +338,9 @@ def test_sigkill_at_a_random_moment(flags, reference, seconds, request, tmp_path
     wait_for(save / "run.json")
     time.sleep(random.Random(seconds).uniform(0.0, seconds))
     process.send_signal(signal.SIGKILL)
-    process.communicate()
-    again = start("--resume", "--save", save)
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output
+    process.finish()
+    again = start("--resume", "--save", save).finish()
+    assert again.code == 0, again
     assert_equal_runs(reference, save)
 
 
@@ -368,9 +351,9 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(tmp_path):
     process = start(*long)
     wait_for(save / "models/last.ckpt")
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    assert f"--resume --save {save}" in output
+    ended = process.finish(60)
+    assert ended.code == 130, ended
+    assert f"--resume --save {save}" in ended.out
     assert json.loads((save / "run.json").read_text())["status"] == "interrupted"
     assert (save / "models/last.ckpt").stat().st_size > 0
 

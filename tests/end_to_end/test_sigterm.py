@@ -1,7 +1,6 @@
 """SIGTERM ends a run as Ctrl-C does, whatever the run is doing: it can be resumed, and the exit code is 143."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from programs import Program
 
 from pellucid.cli import main
 from pellucid.hooks import HOOKS
@@ -122,15 +122,13 @@ def test_sigterm_leaves_no_process_and_a_resumable_run(reached, tmp_path):
     """With hooks in processes beside the training, which are waiting, running or done."""
     save = tmp_path / "save"
     few = ["--dataset", "digits", "--epochs", "2", "--limit-train", "400", "--limit-test", "100", "--threads", "1"]
-    flags = [*few, "--hooks", "default", "--methods", "gradient", "--save", str(save)]
-    command = [sys.executable, "-c", "from pellucid.cli import entry; entry()", "run", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    process = Program("run", *few, "--hooks", "default", "--methods", "gradient", "--save", save)
     wait_until((save / reached).exists)
     helpers = children(process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (143, "pellucid: terminated.\n")
-    assert f"--resume --save {save}" in out
+    ended = process.finish(60)
+    assert (ended.code, ended.err) == (143, "pellucid: terminated.\n")
+    assert f"--resume --save {save}" in ended.out
     assert json.loads((save / "run.json").read_text())["status"] == "interrupted"
     assert not any(Path(f"/proc/{number}").exists() for number in helpers)
     assert main(["run", "--resume", "--hooks", "confusion_matrix", "--save", str(save)]) == 0

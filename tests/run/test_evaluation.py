@@ -88,8 +88,8 @@ def test_ground_truth_needs_an_accurate_network(tmp_path, capsys):
     assert "at least 98% is required" in capsys.readouterr().err
 
 
-def train(folder: Path, mnist_files: Path, name: str, epochs: int) -> Path:
-    limits = f"--limit-train 12000 --limit-test 400 --epochs {epochs} --hooks none --threads 1".split()
+def train(folder: Path, mnist_files: Path, name: str, epochs: int, images: int) -> Path:
+    limits = f"--limit-train {images} --limit-test 400 --epochs {epochs} --hooks none --threads 1".split()
     data = ["--dataset", name, "--mirror", str(mnist_files), "--data-dir", str(folder / "data")]
     assert main(["run", *data, *limits, "--save", str(folder / name)]) == 0
     return folder / name
@@ -97,10 +97,10 @@ def train(folder: Path, mnist_files: Path, name: str, epochs: int) -> Path:
 
 @pytest.mark.slow
 def test_methods_find_the_planted_patch(tmp_path, mnist_files):
-    folder = train(tmp_path, mnist_files, "planted_patch", epochs=2)
+    folder = train(tmp_path, mnist_files, "planted_patch", epochs=2, images=12000)
     trained = pellucid.load_run(folder)
     assert max(line["validation_accuracy"] for line in trained.metrics) >= 0.98
-    part = load_data_of(folder, trained, tmp_path / "data").test[:50]
+    part = load_data_of(folder, trained, tmp_path / "data").test[:30]
     share = float(part.masks.double().mean())
     known = {method.name: method for method in pellucid.methods()}
     names = [
@@ -120,7 +120,9 @@ def test_methods_find_the_planted_patch(tmp_path, mnist_files):
 
 @pytest.mark.slow
 def test_methods_find_the_confound(tmp_path, mnist_files):
-    runs = {name: train(tmp_path, mnist_files, name, epochs=3) for name in ("confound", "confound.control")}
+    runs = {
+        name: train(tmp_path, mnist_files, name, epochs=3, images=6000) for name in ("confound", "confound.control")
+    }
     learned, ignorant = (pellucid.load_run(folder) for folder in runs.values())
     assert learned.metrics[-1]["test_accuracy"] < 0.8 < 0.94 < ignorant.metrics[-1]["test_accuracy"]
     part = load_data_of(runs["confound"], learned, tmp_path / "data").validation[:100]
