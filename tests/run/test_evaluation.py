@@ -100,7 +100,7 @@ def test_methods_find_the_planted_patch(tmp_path, mnist_files):
     folder = train(tmp_path, mnist_files, "planted_patch", epochs=2, images=12000)
     trained = pellucid.load_run(folder)
     assert max(line["validation_accuracy"] for line in trained.metrics) >= 0.98
-    part = load_data_of(folder, trained, tmp_path / "data").test[:30]
+    part = load_data_of(folder, trained, tmp_path / "data").test[:50]
     share = float(part.masks.double().mean())
     known = {method.name: method for method in pellucid.methods()}
     names = [

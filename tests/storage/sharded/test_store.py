@@ -170,6 +170,19 @@ def test_a_vanished_or_replaced_store_is_not_written_to(tmp_path: Path) -> None:
     assert ShardedStore.join(Address.of(tmp_path / "back"), layout()).completed().tolist() == [0]
 
 
+def test_a_store_that_vanishes_during_a_write_is_named_as_the_reason(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "maps.zarr"
+    store = ShardedStore.join(Address.of(folder), layout())
+
+    def vanish(*_: Any) -> None:
+        folder.rename(tmp_path / "elsewhere")
+        raise SaveError("a file cannot be written: No such file or directory")
+
+    monkeypatch.setattr(Address, "sync", vanish)
+    with pytest.raises(SaveError, match="has vanished or been replaced"):
+        store.write(0, rows(0), "first")
+
+
 @pytest.mark.parametrize("fault", range(1, LAST + 1))
 def test_a_disk_that_fails_at_any_file_leaves_no_mark(
     fault: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

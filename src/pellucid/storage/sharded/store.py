@@ -159,6 +159,13 @@ class ShardedStore:
         Raises `SaveError` if the disk is full or the store has vanished or been replaced; the shard is then missing.
         """
         self.check_unchanged()
+        try:
+            self._write(number, rows, mark)
+        except SaveError:
+            self.check_unchanged()  # if the store has vanished in the meantime, that is the reason
+            raise
+
+    def _write(self, number: int, rows: Mapping[str, np.ndarray], mark: str) -> None:
         start = number * self.shard
         with self.address.reporting("written"):
             for name, values in rows.items():
