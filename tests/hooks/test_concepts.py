@@ -58,6 +58,8 @@ def test_references_are_those_of_a_brute_force_ranking(make_scene: Maker) -> Non
                 positive = [i for i in values[:, channel].argsort(descending=True).tolist() if values[i, channel] > 0]
                 stored = arrays[f"{name}_indices"][row]
                 assert stored[stored >= 0].tolist() == positive[:8]
+                labels = arrays[f"{name}_labels"][row]
+                assert labels[stored >= 0].tolist() == scene.test.labels[positive[:8]].tolist()
                 np.testing.assert_allclose(
                     arrays[f"{name}_values"][row][stored >= 0], values[positive[:8], channel], rtol=1e-4, atol=1e-6
                 )

@@ -17,7 +17,7 @@ from pellucid.hooks._channel_layers import ChannelLayer
 from pellucid.hooks._quantised import fitting_size, quantised, shrunk
 from pellucid.hooks._thumbnails import squares
 
-__all__ = ["Explained", "References", "explain_channels", "listed", "pack_references"]
+__all__ = ["RANKINGS", "Explained", "References", "explain_channels", "listed", "pack_references"]
 
 VALUES_PER_CALL = 1_600_000
 """Approximate number of input values explained at once, which bounds memory."""
@@ -94,7 +94,7 @@ class References:
     channels: np.ndarray
     """Indices of the channels, those with the largest mean |relevance| first."""
     arrays: dict[str, np.ndarray]
-    """`crops` (crop, side, side, channel) and, for each ranking, `_indices`, `_values`, `_boxes` and `_crops`."""
+    """`crops` (crop, side, side, channel) and, for each ranking, `…_indices`, `…_values`, `…_boxes` and `…_crops`."""
 
     def crops(self, row: int) -> list[np.ndarray]:
         """Return the reference images of the channel in a row by relevance, (channel, side, side) each, in [0, 1]."""

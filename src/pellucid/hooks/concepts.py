@@ -19,7 +19,7 @@ from pellucid.engine.model import dtype_of
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._budget import TOO_EXPENSIVE, Allowance
 from pellucid.hooks._channel_layers import ChannelLayer, choose_layers
-from pellucid.hooks._channels import Explained, References, explain_channels, listed, pack_references
+from pellucid.hooks._channels import RANKINGS, Explained, References, explain_channels, listed, pack_references
 from pellucid.hooks._hook import VALUES_PER_PASS, left_out
 from pellucid.hooks._methods import create_fitted
 from pellucid.hooks._pairs import classes_of_pairs
@@ -64,6 +64,7 @@ class ChannelConcepts(Hook):
         (the largest of all positions):
 
         - `…_indices` (row, rank) are test images, −1 where fewer have a positive value; `…_values` are the values.
+        - `…_labels` and `…_predictions` are the true and the predicted classes of these images, −1 as above.
         - `…_boxes` (row, rank, axis, 2) are receptive fields of the strongest position: first and last index + 1.
         - `…_crops` (row, rank) are rows of `crops` (crop, side, side, channel), the images cropped to these boxes.
 
@@ -227,6 +228,7 @@ class _Work:
             "channels": stored.channels.astype(np.int32),
             "mean_relevance": collected.mean_relevance[:, stored.channels].float().numpy(),
             **stored.arrays,
+            **_outcomes(scene, stored),
         }
         return Artifact(
             caption=f"{title}: {details}",
@@ -235,6 +237,17 @@ class _Work:
             arrays=arrays,
             numbers=numbers,
         )
+
+
+def _outcomes(scene: Scene, stored: References) -> dict[str, np.ndarray]:
+    """Return the true and the predicted classes of the reference images; −1 where there is no image."""
+    classes = {"labels": scene.test.labels.numpy(), "predictions": scene.logits.argmax(1).numpy()}
+    found = {}
+    for ranking in RANKINGS:
+        indices = stored.arrays[f"{ranking}_indices"]
+        for name, values in classes.items():
+            found[f"{ranking}_{name}"] = np.where(indices < 0, -1, values[indices]).astype(np.int32)
+    return found
 
 
 def _figure(scene: Scene, collected: Collected, stored: References, title: str, details: str) -> Figure | None:
