@@ -41,6 +41,8 @@ def concepts(layer: str = "conv<2>") -> tuple[dict[str, np.ndarray], dict[str, A
         "scales": np.full((2, 2, 3), 0.5, np.float32),
     }
     arrays["activation_values"] *= 10
+    # channel 0 is active, but never evidence
+    arrays["relevance_indices"][1] = -1
     numbers = {
         "indices": [7, 11],
         "predictions": [0, 2],
@@ -77,7 +79,8 @@ def test_layers_have_their_channels_and_the_images_of_the_gallery(folder: Path) 
     layer = section.data["layers"][0]
     assert (layer["sizes"], layer["images"]) == ("5 channels at 2×4 positions", 1500)
     assert layer["means"] == [[(0, 0.5), (1, 0.375), (2, 0.0625)], [], [(0, -0.125)]]
-    assert [len(found) for found in layer["rankings"]["relevance"]] == [3, 2, 0]
+    assert [len(found) for found in layer["rankings"]["relevance"]] == [3, 0, 0]
+    assert [len(found) for found in layer["rankings"]["activation"]] == [3, 2, 0]
     first = {"index": 40, "label": 0, "prediction": 0, "crop": 0, "value": 5.0, "linked": False}
     assert layer["rankings"]["relevance"][0][0] == first
     assert [one["linked"] for one in layer["rankings"]["relevance"][0]] == [False, True, False]
@@ -161,7 +164,7 @@ def test_a_channel_of_an_explained_image_opens(path: Path, chromium: Any) -> Non
         assert place(tab) == ("explain", 7, "conv<2>", 2)
         browser.until(tab, lambda: panel.get_attribute("data-ready") == "true")
         assert "contributes −0.500 (−12.5% of the logit) to cat, whose logit is 4.00" in panel.inner_text()
-        assert panel.locator(".references").inner_text() == "This channel is never relevant."
+        assert panel.locator(".references").inner_text() == "This channel is never evidence for a predicted class."
         assert panel.locator(".by-class li").all_inner_texts() == ["cat\n−0.125"]
         assert faults(tab, "dialog.channel-panel") == []
         tab.keyboard.press("Escape")
@@ -203,6 +206,8 @@ def test_an_address_opens_a_channel_and_its_links_leave_it(path: Path, chromium:
         browser.until(tab, lambda: status.inner_text() == "Channel 3 of layer conv<2> is not stored in the page.")
         go(tab, "explain&image=7&class=0&layer=conv%3C2%3E&channel=0")
         browser.until(tab, lambda: "whose logit is 4.00" in panel.inner_text())
+        assert panel.get_by_label("Most active").is_checked()
+        assert references.count() == 2
         tab.go_back()
         browser.until(tab, lambda: not panel.is_visible())
 

@@ -53,6 +53,12 @@ map), size: [height, width], maps: bytes of (image, class, map, height, width) i
     return `for ${names.join(", ")}`;
   };
 
+  /* Return {ranking, found}: the images on which a channel is most relevant or, if it is no evidence on any, most active. */
+  pellucid.channelImages = (layer, channel) => {
+    const [relevance, activation] = ["relevance", "activation"].map((name) => layer.rankings[name][layer.row(channel)] ?? []);
+    return relevance.length || !activation.length ? { ranking: "relevance", found: relevance } : { ranking: "activation", found: activation };
+  };
+
   /* Return the relevance of a channel and, unless the logit is small beside it, its share of that. */
   pellucid.channelAmount = ({ value }, { total, items }) => {
     const isShared = total !== null && items.every((one) => Math.abs(one.value) <= Math.abs(total));

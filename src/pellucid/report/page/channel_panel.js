@@ -52,7 +52,7 @@
     const { layer, channel } = shown;
     const ranking = find("fieldset :checked").value;
     const found = layer.rankings[ranking][layer.row(channel)] ?? [];
-    const nothing = layer.row(channel) === null ? "The reference images of this channel are not stored." : `This channel is never ${ranking === "relevance" ? "relevant" : "active"}.`;
+    const nothing = layer.row(channel) === null ? "The reference images of this channel are not stored." : `This channel is never ${ranking === "relevance" ? "evidence for a predicted class" : "active"}.`;
     find(".references").replaceChildren(...found.map((one) => reference(one, layer)),
       ...(found.length ? [] : [pellucid.element("li", { class: "none" }, nothing)]));
   };
@@ -94,7 +94,7 @@
     find("h2").textContent = `Channel ${channel} of layer ${layer.name}`;
     const use = pellucid.channelUse(layer, channel);
     find(".use").textContent = layer.row(channel) === null ? "" : use.startsWith("for ") ? `Evidence ${use}.` : `${use.charAt(0).toUpperCase()}${use.slice(1)}.`;
-    find("[value=relevance]").checked = true;
+    find(`[value=${pellucid.channelImages(layer, channel).ranking}]`).checked = true;
     tellReferences();
     tellClasses();
     tellImage();

@@ -22,7 +22,7 @@
     };
     const item = (channel) => {
       const own = layer();
-      const found = own.rankings.relevance[own.row(channel)].slice(0, CROPS);
+      const found = page.channelImages(own, channel).found.slice(0, CROPS);
       const button = page.element("button", { type: "button" },
         page.element("b", {}, `Channel ${channel}`), page.element("span", { class: "pale" }, page.channelUse(own, channel)),
         page.element("span", { class: "crops" }, ...found.map((one) => own.pictures.canvas(one.crop, { "aria-hidden": "true" }))));

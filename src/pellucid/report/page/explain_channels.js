@@ -25,7 +25,7 @@ pellucid.explainChannels = (root, page, keep) => {
       page.paintSigned(canvas, map.size, map.values, map.unit / all.limit * page.STEPS);
       if (outline) thumb.append(outline.cloneNode(true));
     });
-    const found = (own.rankings.relevance[own.row(item.channel)] ?? []).slice(0, CROPS);
+    const found = page.channelImages(own, item.channel).found.slice(0, CROPS);
     const largest = Math.max(...all.items.map(({ value }) => Math.abs(value)));
     const button = page.element("button", { type: "button" }, thumb,
       page.element("span", { class: "words" }, page.element("b", {}, `Channel ${item.channel}`),
