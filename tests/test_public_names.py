@@ -64,7 +64,7 @@ ENTRIES = {
     "pellucid.evaluation.METRICS": """completeness continuity deletion implementation_invariance infidelity insertion
         max_sensitivity parameter_randomisation pointing_game random_logit relevance_mass relevance_rank road roar
         selectivity sensitivity_n sparseness""",
-    "pellucid.hooks.HOOKS": """calibration confusion_matrix dynamics explanations gallery hardest influence
+    "pellucid.hooks.HOOKS": """calibration concepts confusion_matrix dynamics explanations gallery hardest influence
         jacobian_classes jacobian_classes_all jacobian_maps label_errors layers leaderboard
         live network out_of_distribution projector prototypes prototypes.each_epoch
         robustness saliency slices tsne""",

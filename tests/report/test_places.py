@@ -34,18 +34,19 @@ def created(tab):
 
 
 def test_places_are_read_from_addresses_and_written(browser, page):
-    names = ("section", "epoch", "image", "method", "class")
+    names = ("section", "epoch", "image", "method", "class", "layer", "channel")
     method = "integrated_gradients(steps=12)"
     written = {
-        "#explain&epoch=2&image=12&method=lrp.epsilon&class=4": ("explain", 2, 12, "lrp.epsilon", 4),
-        "#hardest": ("hardest", None, None, None, None),
-        "#a%20b&method=integrated_gradients(steps%3D12)": ("a b", None, None, method, None),
+        "#explain&epoch=2&image=12&method=lrp.epsilon&class=4": ("explain", 2, 12, "lrp.epsilon", 4, None, None),
+        "#hardest": ("hardest", None, None, None, None, None, None),
+        "#a%20b&method=integrated_gradients(steps%3D12)": ("a b", None, None, method, None, None, None),
+        "#channels&layer=relu%401&channel=7": ("channels", None, None, None, None, "relu@1", 7),
     }
     invalid = {
-        "#epoch=3": (None, 3, None, None, None),
-        "#explain&image=-1&class=x&epoch=": ("explain", None, None, None, None),
-        "#100%&image=1": (None, None, 1, None, None),
-        "": (None, None, None, None, None),
+        "#epoch=3": (None, 3, None, None, None, None, None),
+        "#explain&image=-1&class=x&epoch=": ("explain", None, None, None, None, None, None),
+        "#100%&image=1": (None, None, 1, None, None, None, None),
+        "": (None,) * 7,
     }
     with opened(browser, page, is_lazy=True) as tab:
         for fragment, expected in {**written, **invalid}.items():

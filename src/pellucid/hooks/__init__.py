@@ -12,6 +12,7 @@
 - `_strokes`: how the images of a data set are drawn, for the hook `live`
 - `_outputs`: logits and embedding of any images; `_readings`: the same with densities
 - `_ood_images`: out-of-distribution images
+- `_channel_layers`, `_channels`: the layers and channels of the hook `concepts`
 - `_methods`, `_predictions`, `_plane`, `_quantised`, `_thumbnails`: parts that several hooks share
 
 >>> "confusion_matrix" in HOOKS

@@ -32,9 +32,9 @@ SHARES: Mapping[str, float] = {
     "hardest": 0.02,
     "jacobian_maps": 0.10,
     "jacobian_classes": 0.08,
-    "explanations": 0.11,
+    "explanations": 0.10,
     "prototypes.each_epoch": 0.05,
-    "jacobian_classes_all": 0.10,
+    "jacobian_classes_all": 0.09,
     "gallery": 0.11,
     "leaderboard": 0.11,
     "layers": 0.02,
@@ -44,6 +44,7 @@ SHARES: Mapping[str, float] = {
     "label_errors": 0.01,
     "out_of_distribution": 0.02,
     "robustness": 0.05,
+    "concepts": 0.02,
 }
 """Share of the total for each hook, the logits of the test images, and the embedding that two hooks use. The other
 hooks compute nothing with the network."""

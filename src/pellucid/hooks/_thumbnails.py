@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from pellucid.core.contracts import ImageSet
 
-__all__ = ["PAGE_SIDE", "lossless_size", "thumbnails"]
+__all__ = ["PAGE_SIDE", "lossless_size", "squares", "thumbnails"]
 
 PAGE_SIDE = 28
 """Maximum side of the report's thumbnails, in pixels."""
@@ -23,7 +23,7 @@ def thumbnails(images: ImageSet, side: int) -> np.ndarray:
     """
     # in parts, because floats take four times the memory of the stored bytes
     at_once = max(1, min(200, VALUES_AT_ONCE // max(1, images.pixels[:1].numel())))
-    small = [_shrunk(images.shown(part), side) for part in torch.arange(len(images)).split(at_once)]
+    small = [squares(images.shown(part), side) for part in torch.arange(len(images)).split(at_once)]
     return torch.cat(small).permute(0, 2, 3, 1).numpy()
 
 
@@ -38,7 +38,11 @@ def lossless_size(images: ImageSet, side: int) -> list[int] | None:
     return [height, width] if is_bytes and channels in (1, 3) and max(height, width) <= side else None
 
 
-def _shrunk(images: torch.Tensor, side: int) -> torch.Tensor:
+def squares(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Return floats (image, channel, height, width) in [0, 1] as square bytes (image, channel, side, side).
+
+    They are padded and downsampled as `thumbnails` does.
+    """
     images = images if images.shape[1] == 3 else images.mean(1, keepdim=True)
     height, width = images.shape[-2:]
     across, down = max(height - width, 0), max(width - height, 0)

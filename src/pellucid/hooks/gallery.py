@@ -24,7 +24,7 @@ from pellucid.hooks._methods import (
 from pellucid.hooks._pairs import MOST_PAIRS, choose_pairs, classes_of_pairs
 from pellucid.hooks._predictions import by_loss, predictions_of
 
-__all__ = ["Gallery", "choose_images"]
+__all__ = ["Gallery", "choose_images", "shown_images"]
 
 LARGEST_MAPS = 4_000_000
 """Maximum number of values over all maps, which bounds the size of the report; larger maps are downsampled."""
@@ -164,6 +164,14 @@ def choose_images(scene: Scene, images: int, at_most: int) -> tuple[list[int], l
     likeliest = scene.logits[chosen].float().softmax(1).mean(0).argsort(descending=True, stable=True).tolist()
     by_use = [label for label, _ in used.most_common()]
     return chosen, list(dict.fromkeys([*by_use, *likeliest]))[:at_most]
+
+
+def shown_images(scene: Scene, most: int) -> list[int]:
+    """Return at most `most` of the explained test images: first those for many classes, then those for two each."""
+    if most < 1 or not len(scene.test):
+        return []
+    first, _ = choose_images(scene, min(20, most), 10)
+    return [*first, *choose_pairs(scene, first, most - len(first))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,10 +19,9 @@ from pellucid.engine.model import frozen
 from pellucid.hooks import HOOKS, Artifact, Hook, Scene
 from pellucid.hooks._budget import Allowance
 from pellucid.hooks._hook import left_out
-from pellucid.hooks._pairs import choose_pairs
 from pellucid.hooks._predictions import predictions_of
 from pellucid.hooks._thumbnails import PAGE_SIDE, thumbnails
-from pellucid.hooks.gallery import choose_images
+from pellucid.hooks.gallery import shown_images
 from pellucid.plots._text import class_names
 from pellucid.plots.influence import influence_figure
 
@@ -168,8 +167,7 @@ def _explained(scene: Scene, allowance: Allowance, most: int) -> list[int]:
     if not len(scene.test):
         return []
     most = min(most, allowance.images(most) if scene.budget is None else max(1, scene.budget.images // 20))
-    first, _ = choose_images(scene, min(20, most), 10)
-    return [*first, *choose_pairs(scene, first, most - len(first))]
+    return shown_images(scene, most)
 
 
 def _one_gradient(scene: Scene, names: list[str] | None) -> None:

@@ -1,6 +1,6 @@
 """Stored maps of the hook `gallery`, checked for the sections that show them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,11 +9,13 @@ import numpy as np
 from pellucid.plots.colours import gray_or_rgb
 from pellucid.report._material import Material
 
-__all__ = ["Gallery", "checked", "galleries", "reasons"]
+__all__ = ["Gallery", "checked", "galleries", "is_same_network", "reasons"]
 
 SUMS = ("expected", "residual", "allowed")
 COLUMNS = ("indices", "labels", "predictions", "targets")
 """Lists with one integer for each image."""
+SAME = 1e-5
+"""Largest difference between two stored confidences of the same network for the same image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +124,16 @@ def checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Gall
     sums = {name: [_table(_of(record, name, method), (images, classes)) for method in names] for name in SUMS}
     colours = plain.transpose(0, 2, 3, 1)
     return Gallery(colours, maps, scales.astype(float), names, explained, columns, tables, sums, record)
+
+
+def is_same_network(parts: Sequence[Gallery], index: int, prediction: int, confidence: float) -> bool:
+    """True if the gallery explains a test image with this prediction and confidence, which mean the same weights."""
+    for part in parts:
+        if index in part.columns["indices"]:
+            row, known = part.columns["indices"].index(index), part.tables["confidences"]
+            is_same = known is None or abs(float(known[row]) - confidence) <= SAME
+            return part.columns["predictions"][row] == prediction and is_same
+    return False
 
 
 def _of(record: Mapping[str, Any], name: str, method: str) -> object:

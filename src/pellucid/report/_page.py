@@ -39,7 +39,9 @@ PARTS = {
         "explain_certificate.js",
         "explain_export.js",
         "explain_influence.js",
+        "explain_channels.js",
     ),
+    "channels": ("channel_data.js", "channel_panel.js"),
     "embedding": tuple(f"embedding_{part}.js" for part in ("colours", "draw", "input", "lists", "plane", "query")),
 }
 """Scripts of a kind besides KIND.js, which they come before."""

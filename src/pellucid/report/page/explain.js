@@ -16,6 +16,8 @@
     const at = { image: null, method: data.opens_on ?? withSum, label: null, isShared: false, pixel: null };
     let chosenMethod = at.method; // another one is shown only for images that lack its map
     const tellInfluence = page.explainInfluence(root, data.influence, page);
+    const keep = (more = {}) => page.keep(root.id, { image: at.image.index, method: at.method, class: at.label, ...more });
+    const byChannel = page.explainChannels(root, page, keep);
     let strip = null;
     let isNear = false; // the small maps are near enough to be painted
 
@@ -230,6 +232,7 @@
       }
       tellAnswer(map);
       tellInfluence(at.image);
+      byChannel.tell(at.image, at.label);
       tellPixel();
       fit();
       root.dataset.ready = "true";
@@ -276,7 +279,7 @@
         notes.push("The page stores no maps of this image; `pellucid serve RUN` computes them.");
       }
       tellState(notes.filter(Boolean).join(" "));
-      page.keep(root.id, { image: at.image.index, method: at.method, class: at.label });
+      keep();
       return show();
     };
 
@@ -299,7 +302,11 @@
         if (image.classes.includes(place.class) || (store.isOpen(image) && place.class < page.classes.length)) changes.label = place.class;
         else notes.push(`There is no map of this image for ${classOf(place.class)}.`);
       }
+      if (place.channel === null) page.closeChannel?.();
       await choose(changes, notes.join(" "));
+      if (place.channel === null || own !== asked || byChannel.open(place.layer, place.channel)) return;
+      page.closeChannel?.();
+      tellState([...notes, `Channel ${place.channel} of this image is not stored in the page.`].join(" "));
     };
 
     /* --- pixels --------------------------------------------------------------------------------------------- */
@@ -362,7 +369,7 @@
       find(".filters").addEventListener("submit", (event) => {
         event.preventDefault();
         const text = find(".by-index").value.trim();
-        if (/^\d+$/.test(text)) open({ image: Number(text), method: null, class: null });
+        if (/^\d+$/.test(text)) open({ image: Number(text), method: null, class: null, layer: null, channel: null });
         else tellState("Enter the index of a test image: a whole number from 0.");
       });
       new ResizeObserver(fit).observe(find(".panels"));
@@ -381,7 +388,7 @@
     });
     const listenToActions = () => {
       find(".link").addEventListener("click", (event) => {
-        page.keep(root.id, { image: at.image.index, method: at.method, class: at.label });
+        keep();
         page.copyLink(event.target);
       });
       for (const kind of ["picture", "plain", "values"]) {
@@ -416,6 +423,7 @@
       if (!strip) return;
       strip.paint();
       approach();
+      byChannel.approach();
     };
     return { open, ready, paint };
   };

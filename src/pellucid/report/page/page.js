@@ -10,7 +10,7 @@ object with some of {show(epoch), open(place), ready, paint}. `show` is called w
 another one is selected; `open` when the address names something in the section; `ready` is a promise if it fills later;
 `paint` paints what is otherwise painted when it comes into view, for paper.
 
-A place is {section, epoch, image, method, class}, in the address as #explain&epoch=2&image=1234&method=deeplift&class=4.
+A place is {section, epoch, image, method, class, layer, channel}, in the address as #explain&epoch=2&image=1234&method=deeplift&class=4.
 */
 const pellucid = { kinds: {} };
 
@@ -19,7 +19,7 @@ const AGE_MS = 10000; // time between updates of the page's age
 const REST_MS = 150; // time after a step of the slider until sections out of sight are updated
 const BARS = 60; // height of the contents at the top and of the slider at the bottom, which cover the sections
 const NEAR = "600px 0px"; // distance from the visible part at which a section is created
-const KEYS = ["image", "method", "class"]; // parts of a place besides the section and the epoch
+const KEYS = ["image", "method", "class", "layer", "channel"]; // parts of a place besides the section and the epoch
 
 /* Create an element with attributes and children; strings become text nodes and are never parsed as HTML. */
 pellucid.element = (tag, attributes = {}, ...children) => {
@@ -65,7 +65,7 @@ pellucid.showFull = (title, uri, alt) => {
 
 /* --- the place in the page's address ---------------------------------------------------------------------------- */
 
-const nowhere = () => ({ section: null, epoch: null, image: null, method: null, class: null });
+const nowhere = () => ({ section: null, epoch: null, image: null, method: null, class: null, layer: null, channel: null });
 
 const count = (text) => (/^\d+$/.test(text ?? "") ? Number(text) : null);
 
@@ -78,7 +78,8 @@ pellucid.parsePlace = (hash) => {
     name = isKey || !section ? null : decodeURIComponent(section);
   } catch { /* a lone percent sign: the address names no section */ }
   return { section: name, epoch: count(parts.get("epoch")), image: count(parts.get("image")),
-    method: parts.get("method") || null, class: count(parts.get("class")) };
+    method: parts.get("method") || null, class: count(parts.get("class")),
+    layer: parts.get("layer") || null, channel: count(parts.get("channel")) };
 };
 
 pellucid.formatPlace = (place) => {

@@ -1,7 +1,7 @@
 """Sections of the report, one function from `Material` to `Section` each, in reading order.
 
-- `curves`, `confusion_matrix`, `calibration`, `hardest`, `slices`, `explain`, `draw`, `embedding`, `label_errors`,
-  `leaderboard`, `out_of_distribution`, `layers`, `network`: the interactive sections
+- `curves`, `confusion_matrix`, `calibration`, `hardest`, `slices`, `explain`, `channels`, `draw`, `embedding`,
+  `label_errors`, `leaderboard`, `out_of_distribution`, `layers`, `network`: the interactive sections
 - `live`: explanations by the server of `pellucid serve`
 - `grid`: grids of images and maps, drawn from arrays; `_frames` reads those of each hook
 - `figures`: the figures of `dynamics` and of any other hook, one per epoch
@@ -12,6 +12,7 @@
 from pellucid.report._section import Maker
 from pellucid.report.sections._frames import READERS
 from pellucid.report.sections.calibration import calibration
+from pellucid.report.sections.channels import channels
 from pellucid.report.sections.confusion_matrix import confusion_matrix
 from pellucid.report.sections.curves import curves
 from pellucid.report.sections.draw import draw
@@ -40,6 +41,7 @@ SECTIONS: tuple[Maker, ...] = (
     grid("jacobian_maps"),
     grid("explanations"),
     explain,
+    channels,
     draw,
     live,
     embedding,
@@ -58,6 +60,7 @@ SECTIONS: tuple[Maker, ...] = (
 DRAWN = frozenset(
     {
         "calibration",
+        "concepts",
         "confusion_matrix",
         "hardest",
         "label_errors",

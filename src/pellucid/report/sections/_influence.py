@@ -5,15 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from pellucid.report._gallery import Gallery
+from pellucid.report._gallery import Gallery, is_same_network
 from pellucid.report._material import Material
 from pellucid.report.sections._thumbnails import checked_thumbnails, thumbnail_data
 
 __all__ = ["influence_data"]
 
 SIDES = {"for": "proponents", "against": "opponents"}
-SAME = 1e-5
-"""Largest difference between two stored confidences of the same network for the same image."""
 
 
 def influence_data(material: Material, parts: Sequence[Gallery]) -> dict[str, Any] | None:
@@ -25,24 +23,12 @@ def influence_data(material: Material, parts: Sequence[Gallery]) -> dict[str, An
     if not stored:
         return None
     data: dict[str, Any] = stored[max(stored)]
-    confidences = {
-        index: (prediction, None if part.tables["confidences"] is None else part.tables["confidences"][row])
-        for part in parts
-        for row, (index, prediction) in enumerate(
-            zip(part.columns["indices"], part.columns["predictions"], strict=True)
-        )
-    }
-    # the same prediction with the same confidence means the same network, which another epoch's need not be
     kept = {
         index: one
         for index, one in data["images"].items()
-        if index in confidences and _is_same(one, *confidences[index])
+        if is_same_network(parts, index, one["target"], one["confidence"])
     }
     return {**data, "images": kept} if kept else None
-
-
-def _is_same(one: Mapping[str, Any], prediction: int, confidence: float | None) -> bool:
-    return one["target"] == prediction and (confidence is None or bool(abs(one["confidence"] - confidence) <= SAME))
 
 
 def _checked(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> dict[str, Any] | None:
