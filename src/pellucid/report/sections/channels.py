@@ -39,6 +39,7 @@ def channels(material: Material) -> Section | None:
         ),
         data={"layers": layers},
         notes=tuple(filter(None, [end_moment(material)])),
+        guide="concepts",
         hook="concepts",
     )
 
