@@ -239,8 +239,8 @@ class ConceptExplanation(Shown):
             through.shares[image].tolist(),
             [[crop.cpu().numpy() for crop in self.references[channel].crops[:count]] for channel in channels],
             f"Why {name}: channels of {through.layer}",
-            f"{through.method}. Left: relevance that passes through each channel, with its share of the score. "
-            "Right: parts of images of the data set on which the channel is most relevant.",
+            f"{through.method}. Maps: relevance that passes through each channel, with its share of the score. "
+            "Right: the parts of images of the data set on which the channel is most relevant.",
         )
 
     def save(self, path: str | Path, *, image: int = 0) -> Path:
