@@ -209,7 +209,7 @@ def used_for(relevance: Tensor, images: Tensor, classes: Sequence[str] | None) -
         return "no evidence for any class"
     order = means.argsort(descending=True, stable=True)[:3].tolist()
     names = [classes[one] if classes else str(one) for one in order if float(means[one]) >= largest / 2]
-    return f"for {', '.join(names)}"
+    return f"for {'' if classes else 'class '}{', '.join(names)}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -15,6 +15,8 @@ __all__ = ["concepts_figure", "enlarged", "references_figure"]
 
 LARGEST = 96
 """Maximum side of a tile in pixels. Crops are enlarged or downsampled to the size of a tile."""
+BORDER = 0.9
+"""Gray of the border of crops that are not square, which differs from white pixels of the crop."""
 
 
 def concepts_figure(
@@ -96,7 +98,7 @@ def enlarged(image: np.ndarray, side: int, *, is_signed: bool = False, is_smooth
     """Resize an image (channel, height, width) to a square of `side` pixels, with a border if it is not square.
 
     Pixels are repeated or averaged, or interpolated if `is_smooth`. The border of signed maps is 0, that of images is
-    white.
+    light gray.
 
     >>> enlarged(np.arange(4.0).reshape(1, 2, 2), 4)[0].tolist()
     [[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0], [2.0, 2.0, 3.0, 3.0]]
@@ -108,7 +110,7 @@ def enlarged(image: np.ndarray, side: int, *, is_signed: bool = False, is_smooth
     if is_smooth:
         method = Image.Resampling.BILINEAR
     channels = [np.asarray(Image.fromarray(plane.astype(np.float32)).resize((across, down), method)) for plane in image]
-    tile = np.full((len(image), side, side), 0.0 if is_signed else 1.0)
+    tile = np.full((len(image), side, side), 0.0 if is_signed else BORDER)
     top, left = (side - down) // 2, (side - across) // 2
     tile[:, top : top + down, left : left + across] = channels
     return tile
