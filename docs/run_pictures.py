@@ -1,10 +1,10 @@
 """Collect the pictures of a run for README and docs: `python docs/run_pictures.py [RUN] [FLAGS OF pellucid run]`.
 
 RUN is the folder of a run (default: save/gallery). If there is no run, the pipeline trains one there. Copies the
-last figure of each hook, the animation of the embedding, the summary, and the first screen of the report.
+last figure of each hook, the animation of the embedding, the summary, and the first screen of the report. The pictures
+of hidden layers are drawn by `layer_pictures.py`, with the data of the run.
 """
 
-import io
 import shutil
 import subprocess
 import sys
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from layer_pictures import FOLDER, ROOT, recompress
+from layer_pictures import draw as draw_layers
 
 from pellucid.data._metadata import read_metadata
 from pellucid.hooks import Scene
@@ -24,8 +25,6 @@ from pellucid.storage.runs import load_data_of, load_run
 from pellucid.storage.store import Store
 from pellucid.training.evaluate import evaluate
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "docs" / "pictures"
 HOOKS = (
     "confusion_matrix",
     "saliency",
@@ -83,7 +82,7 @@ def draw(run: Path) -> list[Path]:
     if shot is not None:
         written.append(FOLDER / "report.png")
         written[-1].write_bytes(recompress(shot))
-    return written
+    return written + draw_layers(load_data_of(run, load_run(run)))
 
 
 def explained(run: Path) -> bytes:
@@ -114,13 +113,6 @@ def sliced(run: Path) -> bytes:
     (artifact,) = SliceErrors().run(scene)
     assert artifact.figure is not None
     return to_png(artifact.figure)
-
-
-def recompress(png: bytes) -> bytes:
-    """Recompress a PNG as tightly as possible, without its alpha channel."""
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
 
 
 def screenshot(page: Path) -> bytes | None:

@@ -9,7 +9,7 @@ Every public file is one method or one family of methods, and registers itself i
 - `_target`: what is explained (`Target`, `Contrast`, `Question`); `_subject`: the explained model (`Subject`)
 - `_explanation`: results, of a method (`Outcome`) and of a call (`Explanation`); `_finite`: diagnosis of NaN in them
 - `_verdict`: texts on prediction, target and sum of a map; `_display`: drawing, saving and notebook display of
-  explanations; `_picture`: their figures and HTML
+  explanations; `_picture`: their figures and HTML; `_over_image`: hidden layers drawn over the image
 - `_channels`: relevance through single channels of a layer (`ChannelExplanation`)
 - `_hidden`: relevance at hidden layers and of hidden units; `_by_layer`: explanations at several layers; `_flow`: their
   split among branches

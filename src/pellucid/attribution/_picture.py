@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pellucid.attribution._over_image import Plane, over_image, plane_of
 from pellucid.attribution._verdict import is_within_tolerance, predicted, shortened, targeted, verdict
 from pellucid.core.cards import card, heading_html, page, picture_html, text_html
 from pellucid.core.errors import ConfigError
@@ -116,6 +117,9 @@ def _picture(explanations: "Sequence[Explanation]", most: int) -> _Picture:
 
 
 def _sentence(text: str) -> str:
+    # names of layers and parameters keep their case
+    if text.split(" ", 1)[0].isalpha() and " " in text:
+        text = text[0].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
@@ -168,10 +172,10 @@ def _rows(view: _View, *, is_alone: bool) -> Iterator[Explained]:
     parts = list(_shown_parts(one))
     for number, (name, inputs, relevance) in enumerate(parts):
         values, maps = _array(inputs[image]), _array(relevance[view.index])
-        if values.shape != maps.shape and one.layer:
-            maps = _over_image(maps, values.shape)
+        label = f"input {name}" if name else _layer_label(one, maps) if one.layer else ""
+        if (plane := _plane(one)) is not None:
+            maps = over_image(maps, plane, values.shape)
         row = _row(one, image, values, maps, _scale(one, inputs))
-        label = f"input {name}" if name else f"output of {one.layer}" if one.layer else ""
         # the text of a single map is in the headline, which cannot be drawn as a warning
         own_line = "" if number or (is_alone and is_within) else line
         lines = tuple(part for part in (own_line, label) if part)
@@ -180,21 +184,29 @@ def _rows(view: _View, *, is_alone: bool) -> Iterator[Explained]:
 
 
 def _shown_parts(one: "Explanation") -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield name, values and relevance of what is drawn: feature maps over the image, other layers by themselves."""
+    """Yield name, values and relevance of what is drawn: layers over the image if they fit, others by themselves."""
     if not one.layer:
         yield from _parts("", one.inputs, one.relevance)
         return
     assert one.activations is not None
-    is_image = isinstance(one.inputs, Tensor) and one.inputs.ndim == 4 and one.activations.ndim == 4
-    yield "", one.inputs if is_image else one.activations, one.relevance
+    yield "", one.activations if _plane(one) is None else one.inputs, one.relevance
 
 
-def _over_image(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return feature maps (channel, height, width), summed over channels, in the shape of an image, without blur."""
-    total = maps.sum(0)
-    rows, columns = (np.arange(side) * size // side for side, size in zip(shape[1:], total.shape, strict=True))
-    # the figure sums over the channels of the image
-    return np.concatenate([total[rows][:, columns][None], np.zeros((shape[0] - 1, *shape[1:]), total.dtype)])
+def _plane(one: "Explanation") -> Plane | None:
+    """Return how a layer lies over the image; None if it does not, and for explanations of the input."""
+    if not one.layer or one.activations is None or not isinstance(one.inputs, Tensor) or one.inputs.ndim != 4:
+        return None
+    return plane_of(one.activations.shape[1:], one.inputs.shape[1:])
+
+
+def _layer_label(one: "Explanation", maps: np.ndarray) -> str:
+    """Name the layer, and the relevance of tokens that have no position in the image."""
+    plane, name = _plane(one), f"output of {one.layer}"
+    if plane is None or not plane.extra:
+        return name
+    tokens = "the first token" if plane.extra == 1 else f"the first {plane.extra} tokens"
+    left = maps[: plane.extra].sum()
+    return f"{name}; {left:.4g} of the map's sum, {maps.sum():.4g}, is at {tokens}, without a place in the image"
 
 
 def _parts(name: str, inputs: Any, relevance: Any) -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -209,7 +209,7 @@ def used_for(relevance: Tensor, images: Tensor, classes: Sequence[str] | None) -
         return "no evidence for any class"
     order = means.argsort(descending=True, stable=True)[:3].tolist()
     names = [classes[one] if classes else str(one) for one in order if float(means[one]) >= largest / 2]
-    return f"for {', '.join(names)}"
+    return f"for {'' if classes else 'class '}{', '.join(names)}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -239,8 +239,8 @@ class ConceptExplanation(Shown):
             through.shares[image].tolist(),
             [[crop.cpu().numpy() for crop in self.references[channel].crops[:count]] for channel in channels],
             f"Why {name}: channels of {through.layer}",
-            f"{through.method}. Left: relevance that passes through each channel, with its share of the score. "
-            "Right: parts of images of the data set on which the channel is most relevant.",
+            f"{through.method}. Maps: relevance that passes through each channel, with its share of the score. "
+            "Right: the parts of images of the data set on which the channel is most relevant.",
         )
 
     def save(self, path: str | Path, *, image: int = 0) -> Path:

@@ -13,8 +13,10 @@ from pellucid.plots.labels import Label
 
 __all__ = ["concepts_figure", "enlarged", "references_figure"]
 
-SMALLEST, LARGEST = 56, 96
-"""Side of a tile in pixels: crops are enlarged or downsampled to one size within this range."""
+LARGEST = 96
+"""Maximum side of a tile in pixels. Crops are enlarged or downsampled to the size of a tile."""
+BORDER = 0.9
+"""Gray of the border of crops that are not square, which differs from white pixels of the crop."""
 
 
 def concepts_figure(
@@ -39,22 +41,20 @@ def concepts_figure(
     """
     if image.ndim != 3:
         raise ShapeError(f"Expected an image (channel, height, width), got {image.shape}; use the maps themselves.")
-    side = _side(image)
-    planes = maps.sum(1)[:, None]
-    # each pixel of an enlarged map keeps its value
+    side, pixels, planes = _side(image), gray_or_rgb(image), maps.sum(1)[:, None]
+    # each pixel of an enlarged map keeps its value; only the outline is smooth
     shown = np.stack([enlarged(plane, side, is_signed=True) for plane in planes])
-    input_tile = enlarged(gray_or_rgb(image), side)
-    limit = scale_limit(planes)
+    outlined = enlarged(pixels, side, is_smooth=True)[None, None]
     blocks = [
-        Block(input_tile[None, None]),
-        Block(shown[:, None], row=1, limit=limit, meaning="relevance", outlined=input_tile[None, None]),
+        Block(enlarged(pixels, side)[None, None]),
+        Block(shown[:, None], column=1, limit=scale_limit(planes), meaning="relevance", outlined=outlined),
     ]
     most = max(map(len, references), default=0)
     if most:
-        blocks.append(Block(_tiles(references, most, side), row=1, column=1))
-    rows = [Label("image"), *(Label(f"channel {one}", f"{share:+.0%}".replace("-", "−")) for one, share
-                              in zip(channels, shares, strict=True))]  # fmt: skip
-    columns = [Label("map"), *(Label(f"{rank + 1}") for rank in range(most))]
+        blocks.append(Block(_tiles(references, most, side), column=2))
+    percents = [f"{share:+.0%}".replace("-", "−") for share in shares]
+    rows = [Label(f"channel {channel}", percent) for channel, percent in zip(channels, percents, strict=True)]
+    columns = [Label("image"), Label("map"), *(Label(f"{rank + 1}") for rank in range(most))]
     return image_grid(blocks, rows, columns, (title, subtitle))
 
 
@@ -78,7 +78,9 @@ def references_figure(
 
 
 def _side(image: np.ndarray) -> int:
-    return int(np.clip(max(image.shape[-2:]), SMALLEST, LARGEST))
+    """Return the side of a tile: the largest multiple of the image's longer side that fits."""
+    longest = max(image.shape[-2:])
+    return LARGEST // longest * longest or LARGEST
 
 
 def _tiles(references: Sequence[Sequence[np.ndarray]], most: int, side: int) -> np.ndarray:
@@ -92,10 +94,11 @@ def _tiles(references: Sequence[Sequence[np.ndarray]], most: int, side: int) -> 
     return tiles
 
 
-def enlarged(image: np.ndarray, side: int, *, is_signed: bool = False) -> np.ndarray:
+def enlarged(image: np.ndarray, side: int, *, is_signed: bool = False, is_smooth: bool = False) -> np.ndarray:
     """Resize an image (channel, height, width) to a square of `side` pixels, with a border if it is not square.
 
-    Pixels are repeated or averaged, never blurred together. The border of signed maps is 0, that of images is white.
+    Pixels are repeated or averaged, or interpolated if `is_smooth`. The border of signed maps is 0, that of images is
+    light gray.
 
     >>> enlarged(np.arange(4.0).reshape(1, 2, 2), 4)[0].tolist()
     [[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0], [2.0, 2.0, 3.0, 3.0]]
@@ -104,8 +107,10 @@ def enlarged(image: np.ndarray, side: int, *, is_signed: bool = False) -> np.nda
     scale = side / max(height, width)
     down, across = max(1, round(height * scale)), max(1, round(width * scale))
     method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    if is_smooth:
+        method = Image.Resampling.BILINEAR
     channels = [np.asarray(Image.fromarray(plane.astype(np.float32)).resize((across, down), method)) for plane in image]
-    tile = np.full((len(image), side, side), 0.0 if is_signed else 1.0)
+    tile = np.full((len(image), side, side), 0.0 if is_signed else BORDER)
     top, left = (side - down) // 2, (side - across) // 2
     tile[:, top : top + down, left : left + across] = channels
     return tile
