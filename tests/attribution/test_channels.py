@@ -1,5 +1,8 @@
 """Relevance through single channels of a layer: closed forms, zennit, conservation, counted passes and refusals."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +11,7 @@ from zennit.composites import LayerMapComposite
 from zennit.rules import Epsilon, Gamma, Pass, ZPlus
 from zennit.types import Activation, Convolution, Linear
 
-from pellucid import Unit, create_analyzer
+from pellucid import Unit, create_analyzer, engine
 from pellucid.core.errors import ConfigError, ShapeError, UnknownName
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution.AmplificationWarning")
@@ -262,3 +265,32 @@ def test_the_model_and_its_gradients_are_left_as_they_were() -> None:
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert not model[1]._forward_hooks
+
+
+def _halves(first: Any, second: Any, changed: dict[str, Any]) -> Any:
+    """Return a rule of two rules, half of the relevance each, the second for a changed node."""
+
+    def rule(node: Any, relevance: Tensor, account: Any) -> list[Tensor]:
+        other = replace(node, **{name: change(node) for name, change in changed.items()})
+        parts = first(node, relevance / 2, account), second(other, relevance / 2, account)
+        return [parts[0][0] + parts[1][0]]
+
+    return rule
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        _halves(engine.WSquare(), engine.Flat(), {}),
+        _halves(engine.WSquare(), engine.WSquare(bias=True), {}),
+        _halves(engine.Epsilon(bias=False), engine.Epsilon(bias=False), {"weight": lambda node: node.weight.abs()}),
+        _halves(engine.Gamma(0.2), engine.Gamma(0.2), {"x": lambda node: node.x.abs()}),
+    ],
+)
+def test_a_rule_made_of_several_keeps_their_denominators_apart(rule: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(24, 3))
+    analyzer = create_analyzer("lrp.epsilon", model.double(), rules={"convolution": rule})
+    images = torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    through = analyzer.explain_channels(images, "2", 1, channels=list(range(6)))
+    whole = analyzer.analyze(images, 1)
+    torch.testing.assert_close(through.maps.sum(1), whole, rtol=1e-9, atol=1e-9 * float(whole.abs().max()))

@@ -84,11 +84,15 @@ def distribute(
     wide_bias = None if bias is None else node.map.broadcast(bias)
     if z is None:
         z = summed(node, terms, wide_bias)
-    # a kept denominator stays in memory, and so does its id
-    stable = node.once((id(z), epsilon), lambda: stabilise(z, epsilon))
+        stable, is_kept = stabilise(z, epsilon), False
+    else:
+        given = z
+        # kept with z, so that no other tensor can have the same id
+        _, stable = node.once((id(given), epsilon), lambda: (given, stabilise(given, epsilon)))
+        is_kept = node.kept is not None
     if account is None:
         # reuses the memory of `stable` if it is no longer needed
-        s = torch.div(relevance, stable, out=stable if node.kept is None else None)
+        s = torch.div(relevance, stable, out=None if is_kept else stable)
     else:
         s = relevance / stable
         account.absorb("stabiliser", node, s * (stable - z))
@@ -130,9 +134,11 @@ class Epsilon(Options):
             return _share_addition(node, relevance, self.epsilon, account)
         node = affine_of(node, self)
         bias = node.bias if self.bias else None
+        terms: list[Term] = [(node.x, node.weight)]
         # the recorded output is the denominator, unless a bias has to be left out of it
-        z = node.z if self.bias or node.bias is None else None
-        return [distribute(node, relevance, [(node.x, node.weight)], bias, self.epsilon, account, z)]
+        whole = self.bias or node.bias is None
+        z = node.z if whole else node.once(self, lambda: summed(node, terms, None))
+        return [distribute(node, relevance, terms, bias, self.epsilon, account, z)]
 
 
 def _share_addition(node: Addition, relevance: Tensor, epsilon: float | int, account: Account | None) -> Relevances:

@@ -110,8 +110,9 @@ class Node:
     """Shape of the output."""
     is_masked: bool = False
     """True if a constant of the operation is a comparison with the image, or derived from one."""
-    kept: dict[Any, Any] | None = None
-    """Results that do not depend on the relevance, while several passes go over the same nodes; None: keep none."""
+    kept: dict[Any, Any] | None = field(default=None, init=False)
+    """Results that do not depend on the relevance, while several passes go over the same nodes; None: keep none.
+    Not passed on by `dataclasses.replace`, by which a rule may change the weights or inputs."""
 
     def once(self, what: Any, compute: Callable[[], T]) -> T:
         """Compute something that does not depend on the relevance, or return what an earlier pass has kept."""

@@ -3,8 +3,9 @@
 All distribute relevance by the formula of `rules`, over other terms.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -22,6 +23,8 @@ __all__ = ["AlphaBeta", "Flat", "Gamma", "WSquare", "ZBox", "ZPlus"]
 
 Part = tuple[list[Term], Tensor | None, Tensor]
 """Terms, bias and their sum, the denominator."""
+Half = Callable[[bool], Tensor]
+"""The weights of positive contributions (True) or of negative ones, computed when first asked for."""
 
 
 def _positive(values: Tensor) -> Tensor:
@@ -47,30 +50,35 @@ class AlphaBeta(Options):
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = affine_of(node, self)
-        weight_of(node, self)  # raises if there is none
+        weight = weight_of(node, self)
+        half = cache(lambda is_upper: _cut(weight, is_upper=is_upper))
         shares = []
         for factor, is_upper in ((self.alpha, True), (-self.beta, False)):
             if factor == 0:  # skip the work of the branch, as in z⁺ (α = 1, β = 0)
                 continue
-            terms, part, z = node.once((self, is_upper), partial(self._part, node, is_upper=is_upper))
+            terms, part, z = node.once((self, is_upper), partial(self._part, node, half, is_upper=is_upper))
             scaled = relevance if factor == 1 else relevance * factor
             shares.append(distribute(node, scaled, terms, part, self.epsilon, account, z))
         return [sum(shares[1:], shares[0]) if shares else torch.zeros_like(node.x)]
 
-    def _part(self, node: Affine, *, is_upper: bool) -> Part:
+    def _part(self, node: Affine, half: Half, *, is_upper: bool) -> Part:
         """Return the terms, the bias and the denominator of the positive or the negative contributions."""
-        weight, bias = weight_of(node, self), node.bias if self.bias != "none" else None
-        own, other, cut = _positive(weight), _negative(weight), _positive if is_upper else _negative
-        if not is_upper:
-            own, other = other, own
+        bias = node.bias if self.bias != "none" else None
         # (x w)⁺ = x⁺ w⁺ + x⁻ w⁻ and (x w)⁻ = x⁺ w⁻ + x⁻ w⁺
-        return _with_sum(node, own, other, bias if bias is None or self.bias == "both" else cut(bias))
+        part = bias if bias is None or self.bias == "both" else _cut(bias, is_upper=is_upper)
+        return _with_sum(node, half, is_upper, part)
 
 
-def _with_sum(node: Affine, own: Tensor, other: Tensor, bias: Tensor | None) -> Part:
-    """Return x⁺ with `own` weights and x⁻ with `other` ones, the bias, and the sum of all."""
+def _cut(values: Tensor, *, is_upper: bool) -> Tensor:
+    return _positive(values) if is_upper else _negative(values)
+
+
+def _with_sum(node: Affine, half: Half, is_upper: bool, bias: Tensor | None) -> Part:
+    """Return x⁺ with one half of the weights and x⁻, if there is any, with the other; the bias; and the sum of all."""
     x_upper, x_lower = _halves(node.x)
-    terms: list[Term] = [(x_upper, own)] if x_lower is None else [(x_upper, own), (x_lower, other)]
+    terms: list[Term] = [(x_upper, half(is_upper))]
+    if x_lower is not None:
+        terms.append((x_lower, half(not is_upper)))
     return terms, bias, summed(node, terms, None if bias is None else node.map.broadcast(bias))
 
 
@@ -104,7 +112,8 @@ class Gamma(Options):
 
     def __call__(self, node: Node, relevance: Tensor, account: Account | None) -> Relevances:
         node = affine_of(node, self)
-        weight_of(node, self)  # raises if there is none
+        weight = weight_of(node, self)
+        half = cache(lambda is_upper: weight + self.gamma * _cut(weight, is_upper=is_upper))
         # R · 1(z > 0) in one pass, without a float copy of the mask
         for_upper = torch.ops.aten.threshold_backward(relevance, node.z, 0)
         for_lower = torch.where(node.z < 0, relevance, torch.zeros((), dtype=relevance.dtype, device=relevance.device))
@@ -113,19 +122,17 @@ class Gamma(Options):
             # the branch for z > 0 always runs, so that there is a share to return
             if not is_upper and not arrived.any():
                 continue
-            terms, part, z = node.once((self, is_upper), partial(self._part, node, is_upper=is_upper))
+            terms, part, z = node.once((self, is_upper), partial(self._part, node, half, is_upper=is_upper))
             shares.append(distribute(node, arrived, terms, part, self.epsilon, account, z))
         if account is not None:
             account.absorb("stabiliser", node, relevance * (node.z == 0))
         return [shares[0] if len(shares) == 1 else shares[0] + shares[1]]
 
-    def _part(self, node: Affine, *, is_upper: bool) -> Part:
+    def _part(self, node: Affine, half: Half, *, is_upper: bool) -> Part:
         """Return the terms, the bias and the denominator of the units with z > 0, or of those with z < 0."""
-        weight, bias = weight_of(node, self), node.bias
-        upper, lower = (weight + self.gamma * cut(weight) for cut in (_positive, _negative))
-        cut = _positive if is_upper else _negative
-        part = None if bias is None else bias + self.gamma * cut(bias)
-        return _with_sum(node, *((upper, lower) if is_upper else (lower, upper)), part)
+        bias = node.bias
+        part = None if bias is None else bias + self.gamma * _cut(bias, is_upper=is_upper)
+        return _with_sum(node, half, is_upper, part)
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ class WSquare(Options):
         ones = _ones_like_one_image(node)
         square = weight_of(node, self).square()
         wide_bias = None if bias is None else node.map.broadcast(bias)
-        return [_share_weights(node, relevance, (ones, square), wide_bias, self.epsilon, account)]
+        return [_share_weights(self, node, relevance, (ones, square), wide_bias, account)]
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,7 @@ class Flat(Options):
         if isinstance(node.map, Convolution) and node.map.groups == 1 and not node.map.transposed:
             return [self._convolution(node, relevance, account)]
         ones = torch.ones_like(weight_of(node, self))
-        return [_share_weights(node, relevance, (_ones_like_one_image(node), ones), None, self.epsilon, account)]
+        return [_share_weights(self, node, relevance, (_ones_like_one_image(node), ones), None, account)]
 
     def _dense(self, node: Affine, relevance: Tensor, account: Account | None) -> Tensor:
         features = node.x.shape[-1]
@@ -190,17 +197,16 @@ def _ones_like_one_image(node: Affine) -> Tensor:
 
 
 def _share_weights(
+    rule: WSquare | Flat,
     node: Affine,
     relevance: Tensor,
     term: tuple[Tensor, Tensor],
     wide_bias: Tensor | None,
-    epsilon: float | int,
     account: Account | None,
 ) -> Tensor:
     """Distribute relevance by the weights only, with the same denominator for every image."""
-    # a node has a single rule, so no other weights can be meant
-    z = node.once("weights", lambda: summed(node, [term], wide_bias))
-    stable = stabilise(z, epsilon)
+    z = node.once(rule, lambda: summed(node, [term], wide_bias))
+    stable = stabilise(z, rule.epsilon)
     s = relevance / stable
     if account is not None:
         account.absorb("stabiliser", node, s * (stable - z))
