@@ -1,7 +1,8 @@
 """Compare class activation maps and perturbation methods with captum, on the network of `attribution.py`.
 
 KernelSHAP and LIME explain one image, 28×28 and 64×64 in color, with as many samples for both libraries: once with
-captum's default of one sample per forward pass, and once with the fastest batch size for captum.
+captum's default of one sample per forward pass, and once with the fastest batch size for captum. Captum has no
+Score-CAM, Ablation-CAM, Eigen-CAM and HiResCAM, so these are compared with plain loops in torch, which check nothing.
 
 One process, one thread, alternating between the two libraries, medians of CPU time:
 `python benchmarks/attribution_more.py [--rounds 5] [--only NAME] [--batch 128]`.
@@ -16,6 +17,7 @@ from functools import partial
 
 import captum.attr
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pellucid
@@ -62,6 +64,57 @@ def contests(images: Tensor, targets: Tensor) -> dict[str, Contest]:
     }
 
 
+def plain_cams(images: Tensor, targets: Tensor) -> dict[str, Contest]:
+    """Return the comparisons of class activation maps that captum lacks, on eight images."""
+    images, targets = images[:8], targets[:8]
+    model, size = network(), images.shape[2:]
+    below, above = model[:4], model[4:]
+
+    def shown(maps: Tensor) -> Tensor:
+        return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)
+
+    def scores(inputs: Tensor, part: nn.Module) -> Tensor:
+        return part(inputs).gather(1, targets[:, None])[:, 0]
+
+    @torch.no_grad()
+    def score_cam() -> Tensor:
+        maps = below(images)
+        large = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
+        masks = (large - low) / (high - low).clamp(min=1e-8)
+        weights = torch.stack([scores(images * mask[:, None], model) for mask in masks.unbind(1)], 1).softmax(1)
+        return shown(torch.einsum("bk,bkyx->byx", weights, maps).clamp(min=0))
+
+    @torch.no_grad()
+    def ablation_cam() -> Tensor:
+        maps = below(images)
+        kept = 1 - torch.eye(maps.shape[1])
+        drops = scores(maps, above)[:, None] - torch.stack([scores(maps * k[:, None, None], above) for k in kept], 1)
+        return shown(torch.einsum("bk,bkyx->byx", drops, maps).clamp(min=0))
+
+    @torch.no_grad()
+    def eigen_cam() -> Tensor:
+        maps = below(images)
+        matrix = maps.flatten(2).mT
+        loadings = torch.linalg.svd(matrix, full_matrices=False)[2][:, 0]
+        plain = torch.einsum("bpk,bk->bp", matrix, loadings * loadings.sum(1, keepdim=True).sign())
+        return shown(plain.unflatten(1, maps.shape[2:]))
+
+    def hires_cam() -> Tensor:
+        maps = below(images).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(scores(maps, above).sum(), maps)
+        return shown((maps * slope).sum(1).detach())
+
+    plain = {"score_cam": score_cam, "ablation_cam": ablation_cam, "eigen_cam": eigen_cam, "hires_cam": hires_cam}
+    found: dict[str, Contest] = {}
+    for name, theirs in plain.items():
+        analyzer = pellucid.create_analyzer(name, model, layer="3")
+        own = partial(analyzer.analyze, images, targets)
+        torch.testing.assert_close(own(), theirs(), rtol=1e-3, atol=1e-5)
+        found[f"{name}, plain loop, 8 images"] = (0.5, 1, own, theirs)
+    return found
+
+
 def small_network(channels: int, size: int) -> nn.Module:
     """Build the network of `attribution.py` for images of another size."""
     torch.manual_seed(0)
@@ -97,6 +150,13 @@ def surrogates(samples: int = 256) -> dict[str, Contest]:
     return found
 
 
+def rows(images: Tensor, targets: Tensor, only: str) -> dict[str, Contest]:
+    """Return all comparisons; those of KernelSHAP and LIME, whose setup takes a while, only if they are wanted."""
+    found = {**contests(images, targets), **plain_cams(images, targets)}
+    is_surrogate = not only or any(only.startswith(name) for name in ("kernel_shap", "lime"))
+    return {**found, **surrogates()} if is_surrogate else found
+
+
 def seconds(run: Callable[[], Tensor]) -> float:
     """Measure the CPU time of one call."""
     start = time.process_time()
@@ -117,14 +177,14 @@ def main() -> None:
     images = torch.rand(options.batch, 1, 28, 28, generator=generator)
     targets = torch.randint(10, (options.batch,), generator=generator)
     print(f"{'method':44}{'ours /s':>9}{'theirs /s':>11}{'ratio':>8}{'bound':>7}{'aim':>6}")
-    for name, (least, aim, ours, theirs) in {**contests(images, targets), **surrogates()}.items():
+    for name, (least, aim, ours, theirs) in rows(images, targets, options.only).items():
         if options.only not in name:
             continue
         ours(), theirs()  # warm up
         pairs = [(seconds(ours), seconds(theirs)) for _ in range(options.rounds)]
         mine, other = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(b / a for a, b in pairs)
-        count = 1 if "×" in name else len(images)
+        count = 1 if "×" in name else 8 if "8 images" in name else len(images)
         speeds = f"{count / mine:9.1f}{count / other:11.1f}"
         print(f"{name:44}{speeds}{ratio:8.2f}{least:7.1f}{aim:6.1f}", flush=True)
 

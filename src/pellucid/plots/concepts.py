@@ -84,7 +84,7 @@ def _side(image: np.ndarray) -> int:
 
 
 def _tiles(references: Sequence[Sequence[np.ndarray]], most: int, side: int) -> np.ndarray:
-    """Return the crops as tiles (row, column, channel, side, side); white where there is none."""
+    """Return the crops as tiles (row, column, channel, side, side); white where a row has fewer."""
     crops = [[gray_or_rgb(crop) for crop in row] for row in references]
     channels = max((len(crop) for row in crops for crop in row), default=1)
     tiles = np.ones((len(crops), most, channels, side, side))
