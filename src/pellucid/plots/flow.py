@@ -79,7 +79,13 @@ def _draw_bars(axes: Axes, rows: Sequence[Sequence[tuple[str, float]]]) -> tuple
             starts[share >= 0] = start + share
             if abs(share) >= LEAST_LABEL * (high - low):
                 axes.text(
-                    start + share / 2, number, f"{share:.0%}", size=SMALL, color="white", ha="center", va="center"
+                    start + share / 2,
+                    number,
+                    f"{share:.0%}".replace("-", "−"),
+                    size=SMALL,
+                    color="white",
+                    ha="center",
+                    va="center",
                 )
     return low, high
 
@@ -90,7 +96,7 @@ def _draw_axis(axes: Axes, low: float, high: float, count: int) -> None:
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(count - 0.5, -0.5)
     axes.set_yticks([])
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}".replace("-", "−"))
     axes.tick_params(axis="x", labelsize=SMALL, colors=PALE, length=0)
     axes.axvline(0, color=PALE, linewidth=1)
     axes.axvline(1, color=PALE, linewidth=1, linestyle=(0, (4, 3)))
