@@ -1,5 +1,8 @@
 """Reference images of channels, receptive fields, and explanations by channels."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -279,3 +282,21 @@ def test_the_model_is_left_as_it_was() -> None:
     assert model.training
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
     assert not model[1]._forward_hooks
+
+
+def test_wrong_arguments_of_results_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4))
+    images = torch.rand(5, 1, 6, 6)
+    found = pellucid.concepts(model, images, "1", classes=("cat", "dog", "cow", "hen"))
+    assert found.top("dog") == found.top(1)
+    wrong: list[tuple[Callable[[], Any], str]] = [
+        (lambda: found.top(4), "4 is no class"),
+        (lambda: found.top(-1), "-1 is no class"),
+        (lambda: found.top("rat"), "'rat' is no class"),
+        (lambda: found.top(1, 0), "count"),
+        (lambda: pellucid.concepts(model, images, "1", classes=("cat", "dog")), "2 names, but the model has 4 classes"),
+        (lambda: pellucid.concepts(model, images, "1", target=-1), "4 classes; pass 0 to 3"),
+    ]
+    for call, words in wrong:
+        with pytest.raises(ConfigError, match=words):
+            call()

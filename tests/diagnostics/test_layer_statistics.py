@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -329,7 +330,7 @@ def test_the_model_is_left_as_it_was():
     # the frozen bias has a gradient all the same
     with torch.no_grad():
         assert layer_statistics(model, images, labels_for(images, 3)).to_dict() == first.to_dict()
-    with pytest.raises(RuntimeError, match="shape|size|channels"):
+    with pytest.raises(ShapeError, match="expects .batch, 2 channels"):
         layer_statistics(model, images[:, :1])
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in model.modules())
     assert [one.requires_grad for one in model.parameters()] == [True] * 7 + [False]
@@ -471,3 +472,44 @@ def test_torchvision_networks(build):
     assert statistics.left_out == {}
     places = [f"encoder.layers.encoder_layer_{number}.self_attention" for number in (0, 1)]
     assert list(statistics.attention) == ([] if build == "resnet18" else places)
+
+
+class Centered(nn.Module):
+    """A model whose features depend on the other images of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = torch.tanh(self.body(x))
+        return self.head(features - features.mean(0, keepdim=True))
+
+
+def test_a_model_that_mixes_a_batch_receives_the_images_one_by_one() -> None:
+    model, images, labels = Centered(), torch.randn(9, 4), torch.arange(9) % 3
+    statistics = layer_statistics(model, images, labels)
+    with torch.no_grad():
+        alone = torch.cat([model(image[None]) for image in images])
+    assert statistics.loss == pytest.approx(float(F.cross_entropy(alone, labels)))
+    assert statistics["head"].std == pytest.approx(float(alone.std(correction=0)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "kind", "words"),
+    [
+        (torch.rand(2, 4), {"layers": 0}, ConfigError, "at least 1"),
+        (torch.rand(2, 4), {"layers": True}, ConfigError, "whole number"),
+        (torch.rand(2, 4), {"layers": "head"}, UnknownName, "no layer 'head'"),
+        (torch.rand(2, 6), {}, ShapeError, "Linear '0' expects 4 features"),
+        (torch.zeros(2, 4, dtype=torch.uint8), {}, ShapeError, "uint8"),
+    ],
+)
+def test_misfits_are_refused_by_name(images: Tensor, options: dict[str, Any], kind: Any, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        layer_statistics(nn.Sequential(nn.Linear(4, 3)), images, **options)
+
+
+def test_a_single_name_chooses_one_layer() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    assert [row.name for row in layer_statistics(model, torch.rand(2, 4), layers="1").rows] == ["1"]

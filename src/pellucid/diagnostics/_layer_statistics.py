@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ShapeError, UnknownName
 from pellucid.core.isolation import isolated
+from pellucid.core.options import Range, check_argument
 from pellucid.diagnostics._arguments import check_tensors, holds_integers
 from pellucid.diagnostics._effective_rank import effective_rank
 from pellucid.diagnostics._layer_rows import LayerRow, LayerStatistics
 from pellucid.diagnostics._layer_survey import LayerPlace, Survey, layer_output, survey
 from pellucid.diagnostics._layer_tally import LayerTally
+from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
+from pellucid.engine.inputs import check_is_model
 from pellucid.engine.layer_calls import LayerCall, watched_layers
 from pellucid.engine.model import Network, check_model, device_of, dtype_of, frozen, images_per_chunk, unwrap
 
@@ -27,7 +30,7 @@ SATURATED_SHARE = 0.95
 
 
 def layer_statistics(
-    model: Network, images: Tensor, labels: Tensor | None = None, layers: Sequence[str] | int | None = None
+    model: Network, images: Tensor, labels: Tensor | None = None, layers: Sequence[str] | str | int | None = None
 ) -> LayerStatistics:
     """Measure every layer of a model: activations, dead and saturated units, effective rank, and gradient norms.
 
@@ -35,10 +38,11 @@ def layer_statistics(
     `images` (batch, …) are the model's inputs. With `labels` (batch,), class indices, gradients of the cross-entropy
     are measured too. `layers` limits the result to layers of these names, or to a number of layers spread evenly
     over the depth. The model is used in eval mode and left unchanged, with `.grad` of its weights. Each image counts
-    equally, and batches make no difference.
+    equally, and batches make no difference: a model that mixes the images of a batch receives them one by one.
 
-    Raises `ShapeError` for labels that do not fit, `UnknownName` for unknown layers, `ConfigError` for no images, and
-    `UnsupportedOperation` for models whose layers cannot be read, or whose batch norms use statistics of the batch.
+    Raises `ShapeError` for images or labels that do not fit, `UnknownName` for unknown layers, `ConfigError` for no
+    images or layers, and `UnsupportedOperation` for models whose layers cannot be read, or whose batch norms use
+    statistics of the batch.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> with torch.no_grad():
@@ -48,16 +52,23 @@ def layer_statistics(
     (['0 (Linear)', '1 (ReLU)', '2 (Linear)'], (2,))
     """
     model = unwrap(model)
+    check_is_model(model)
     _check_inputs(images, labels)
+    if isinstance(layers, int):
+        check_argument("layer_statistics", "layers", layers, Annotated[int, Range(1)])
     check_model(model, "layer")
     with isolated(), frozen(model) as network:
         kind = dtype_of(network, images.dtype) if images.is_floating_point() else images.dtype
         images = images.detach().to(device_of(network), kind)
-        found = survey(network, images)
+        try:
+            found = survey(network, images)
+        except INPUT_ERRORS as error:
+            raise_input_error(error, network, f"{tuple(images.shape)} {images.dtype}", images)
         labels = None if labels is None else _checked_labels(labels.to(images.device, torch.int64), found.logits)
         chosen = _chosen(found, layers)
         tallies = {place.key: LayerTally(place.axis, len(images)) for place in chosen}
-        loss, gradients = _measure(network, images, labels, tallies)
+        chunk = 1 if _mixes_images(network, images, found.logits) else images_per_chunk(network, images)
+        loss, gradients = _measure(network, images.split(min(chunk, IMAGES_AT_ONCE)), labels, tallies)
     is_whole = {key for key, tally in tallies.items() if tally.seen == len(images)}
     left_out = dict(found.left_out) | {
         place.name: "it does not return one output for each image" for place in chosen if place.key not in is_whole
@@ -102,23 +113,39 @@ def _checked_labels(labels: Tensor, logits: Any) -> Tensor:
     return labels
 
 
-def _chosen(found: Survey, layers: Sequence[str] | int | None) -> list[LayerPlace]:
+def _chosen(found: Survey, layers: Sequence[str] | str | int | None) -> list[LayerPlace]:
     if layers is None:
         return list(found.places)
     if isinstance(layers, int):
-        count = min(max(layers, 1), len(found.places))
+        count = min(layers, len(found.places))
         return [found.places[round(n * (len(found.places) - 1) / max(count - 1, 1))] for n in range(count)]
+    wanted = [layers] if isinstance(layers, str) else layers
     known = {place.name: place for place in found.places}
-    for name in layers:
+    for name in wanted:
         if name not in known:
             raise UnknownName("layer", name, known)
-    return [place for place in found.places if place.name in set(layers)]
+    return [place for place in found.places if place.name in set(wanted)]
+
+
+def _mixes_images(model: nn.Module, images: Tensor, alone: Any) -> bool:
+    """True if the output of the first image in a batch of two differs from that of the image `alone`."""
+    if len(images) < 2 or not isinstance(alone, Tensor) or not alone.is_floating_point():
+        return False
+    with torch.no_grad():
+        both = model(images[:2].clone())[:1]
+    if not alone.numel() or not bool(alone.isfinite().all()):
+        return False
+    return not float((both - alone).abs().max()) <= torch.finfo(alone.dtype).eps ** 0.5 * float(alone.abs().max())
 
 
 def _measure(
-    model: nn.Module, images: Tensor, labels: Tensor | None, tallies: Mapping[tuple[str, str, int], LayerTally]
+    model: nn.Module,
+    parts: Sequence[Tensor],
+    labels: Tensor | None,
+    tallies: Mapping[tuple[str, str, int], LayerTally],
 ) -> tuple[float, Gradients]:
     """Fill the tallies batch by batch; return the mean loss and the gradients of the weights."""
+    images = sum(map(len, parts))
     counts: dict[tuple[str, str], int] = {}
 
     def note(call: LayerCall) -> None:
@@ -139,10 +166,9 @@ def _measure(
     for weight in weights:  # `frozen` restores it
         weight.requires_grad_(True)
     sums = {weight: torch.zeros_like(weight) for weight in weights}
-    chunk = min(images_per_chunk(model, images), IMAGES_AT_ONCE)
     loss, start = 0.0, 0
     with torch.set_grad_enabled(labels is not None):
-        for part in images.split(chunk):
+        for part in parts:
             counts.clear()
             size = len(part)
             with watched_layers(model, note):
@@ -152,9 +178,9 @@ def _measure(
                 own = F.cross_entropy(logits, labels[start : start + size], reduction="sum")
                 loss += float(own.detach())
                 for weight, gradient in zip(weights, _gradients(own, weights), strict=True):
-                    sums[weight] += 0 if gradient is None else gradient / len(images)
+                    sums[weight] += 0 if gradient is None else gradient / images
             start += size
-    return (loss / len(images) if labels is not None else math.nan), sums
+    return (loss / images if labels is not None else math.nan), sums
 
 
 def _gradients(loss: Tensor, weights: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:

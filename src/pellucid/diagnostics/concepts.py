@@ -5,11 +5,12 @@ relevance propagation", 2023: an image is explained by the channels that carry i
 images of a data set on which it is most relevant (relevance maximization) or most active.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from pellucid.attribution import Analyzer, ChannelExplanation, without_warnings
 from pellucid.attribution._display import write_figure
 from pellucid.attribution._target import Request
 from pellucid.core.errors import ConfigError
-from pellucid.core.options import check_argument
+from pellucid.core.options import Range, check_argument
 from pellucid.core.showing import Shown
 from pellucid.diagnostics._receptive import ReceptiveFields, receptive_fields
 from pellucid.diagnostics._references import Collected, Ranking
@@ -132,16 +133,11 @@ class Concepts(Shown):
         With `maps`, each comes with the relevance that passes through the channel, for the predicted class. Channels
         that are never relevant, or never active, have no references.
 
-        Raises `ConfigError` for an unknown channel.
+        Raises `ConfigError` for an unknown channel, and for a `count` below 1.
         """
         check_argument("references", "by", by, By)
-        given: Any = channel
-        if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < self.channels:
-            raise ConfigError(
-                f"there is no channel {channel!r} in {self.layer!r}; give an index from 0 to {self.channels - 1}."
-            )
-        if count is not None and count < 1:
-            raise ConfigError(f"count is {count}; expected at least 1 image.")
+        check_argument("references", "count", count, Annotated[int, Range(1)] | None)
+        channel = _index(channel, self.channels, f"channel of {self.layer!r}")
         ranking = self.relevance if by == "relevance" else self.activation
         indices = ranking.indices[channel][: count or ranking.indices.shape[1]]
         indices = indices[indices >= 0]
@@ -172,17 +168,24 @@ class Concepts(Shown):
         shown = through.channels.flatten().unique().tolist()
         return ConceptExplanation(through, {channel: self.references(channel) for channel in shown}, self.classes)
 
-    def top(self, label: int, count: int = 5) -> list[int]:
-        """Return the channels with the largest mean relevance for images explained as a class, largest first."""
+    def top(self, label: int | str, count: int = 5) -> list[int]:
+        """Return the channels with the largest mean relevance over the images explained as a class, largest first.
+
+        Raises `ConfigError` for an unknown class.
+        """
+        check_argument("top", "count", count, Annotated[int, Range(1)])
+        if isinstance(label, str) and self.classes and label in self.classes:
+            label = self.classes.index(label)
+        label = _index(label, len(self.mean_relevance), "class")
         return self.mean_relevance[label].argsort(descending=True, stable=True)[:count].tolist()
 
     def figure(self, channels: Sequence[int], by: By = "relevance", *, count: int = 8) -> "Figure":
         """Draw the reference images of some channels, cropped to their receptive fields, one row per channel."""
         from pellucid.plots.concepts import references_figure
 
-        rows = [self.references(int(channel), by, count=count) for channel in channels]
-        if not rows:
-            raise ConfigError("channels is empty; pass at least one channel.")
+        if not hasattr(channels, "__len__") or not len(channels):
+            raise ConfigError(f"channels is {channels!r}; expected a list of at least one channel, such as [0].")
+        rows = [self.references(channel, by, count=count) for channel in channels]
         return references_figure(
             [[crop.cpu().numpy() for crop in row.crops] for row in rows],
             [str(row.channel) for row in rows],
@@ -194,6 +197,17 @@ class Concepts(Shown):
     def _use(self, channel: int) -> str:
         """Describe the classes for which a channel is relevant."""
         return used_for(self.mean_relevance[:, channel], self.explained, self.classes)
+
+
+def _index(given: Any, count: int, what: str) -> int:
+    """Return an integer of any type as an index below `count`; raises `ConfigError` for anything else."""
+    try:
+        index = -1 if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        index = -1
+    if not 0 <= index < count:
+        raise ConfigError(f"{given!r} is no {what}; give an index from 0 to {count - 1}.")
+    return index
 
 
 def used_for(relevance: Tensor, images: Tensor, classes: Sequence[str] | None) -> str:
@@ -227,8 +241,8 @@ class ConceptExplanation(Shown):
         from pellucid.plots.concepts import concepts_figure
 
         through = self.through
-        if not 0 <= image < len(through.channels):
-            raise ConfigError(f"there is no image {image}; give an index from 0 to {len(through.channels) - 1}.")
+        check_argument("figure", "count", count, Annotated[int, Range(1)])
+        image = _index(image, len(through.channels), "image")
         channels = through.channels[image].tolist()
         label = int(through.target[image])
         name = "the score" if label < 0 else self.classes[label] if self.classes else f"class {label}"

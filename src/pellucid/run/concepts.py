@@ -25,7 +25,7 @@ from pellucid.models._adapted import adapted
 from pellucid.models._preprocessing import choose_preprocessing, find_classes
 from pellucid.run.given import channels_of, receive
 from pellucid.run.observation import check_precision
-from pellucid.run.to_disk.request import ALL, LABEL, analyzers_for, resolve_target
+from pellucid.run.to_disk.request import ALL, LABEL, PREDICTED, analyzers_for, resolve_target
 from pellucid.run.to_disk.source import Source, floats_of, labels_of
 
 __all__ = ["concepts"]
@@ -89,6 +89,7 @@ def concepts(
     """
     check_argument("concepts", "count", count, Annotated[int, Range(1)])
     check_argument("concepts", "limit", limit, Annotated[int, Range(1)] | None)
+    check_argument("concepts", "target", target, int | str)
     inside = unwrap(model)
     check_is_model(inside)
     check_precision(inside)
@@ -104,8 +105,12 @@ def concepts(
     if target == LABEL and not source.has_labels:
         raise ConfigError(f"target is 'label', but {source.images.name} has no labels; explain the predicted class.")
     undone = steps if isinstance(steps, Preprocessing) else Preprocessing()
-    images = _Images(source, adapted(inside, undone), resolve_target(target, source.matched.names or (), 1 << 30))
-    analyzer = _analyzer(images, layer, method, axis)
+    images = _Images(source, adapted(inside, undone))
+    analyzer, outputs = _analyzer(images, layer, method, axis)
+    names = source.matched.names
+    if names is not None and len(names) < outputs:
+        raise ConfigError(f"classes has {len(names)} names, but the model has {outputs} classes; give one per class.")
+    images.target = resolve_target(target, names or (), outputs)
     with track(f"collecting references of {layer}", source.count) as tracker:
         collected = collect(analyzer, layer, images.batches(analyzer), count=count, axis=axis, advanced=tracker.update)
     return Concepts.of(
@@ -113,7 +118,7 @@ def concepts(
         analyzer,
         layer,
         images.read,
-        classes=source.matched.names,
+        classes=names,
         notes=images.notes(),
         receive=lambda given: receive(inside, given, steps).inputs,
     )
@@ -126,7 +131,7 @@ class _Images:
     source: Source
     model: nn.Module
     """The model as a function of displayed images."""
-    target: int | str
+    target: int | str = PREDICTED
     skipped: Counter[str] = field(default_factory=Counter)
     """Number of images that were left out, by reason."""
 
@@ -173,18 +178,21 @@ class _Images:
         )
 
 
-def _analyzer(images: _Images, layer: str, method: str | Analyzer | None, axis: int | None) -> Analyzer:
-    """Return the analyzer, after one explanation of the first image; by default, the first method that applies."""
+def _analyzer(images: _Images, layer: str, method: str | Analyzer | None, axis: int | None) -> tuple[Analyzer, int]:
+    """Return the analyzer and the number of classes, after explaining the first image.
+
+    By default, it is the first method that applies.
+    """
     x = images._floats([images.source.first])
     refused: PellucidError | None = None
     for wanted in METHODS if method is None else (method,):
         (analyzer,) = analyzers_for(images.model, [wanted]).values()
         try:
             with without_warnings():
-                analyzer.explain_channels(x, layer, channels=1, axis=axis)
+                logits = analyzer.explain_channels(x, layer, channels=1, axis=axis).at_layer.logits
         except UnsupportedOperation as error:
             refused = refused or error
         else:
-            return analyzer
+            return analyzer, logits.shape[1] if logits.ndim == 2 else 1
     assert refused is not None
     raise refused
