@@ -206,6 +206,8 @@ def test_an_explanation_shows_each_channel_with_its_references(tmp_path) -> None
     model, x = small(), images()
     found = pellucid.concepts(model, x, "1", count=3)
     why = found.explain(x[:2], 1, channels=3)
+    with pytest.raises(ConfigError, match="'horse' is no class"):
+        found.explain(x[:2], "horse")
     assert set(why.through.channels.flatten().tolist()) == set(why.references)
     torch.testing.assert_close(
         why.through.maps, found.analyzer.explain_channels(x[:2], "1", 1, channels=3).maps, rtol=1e-6, atol=1e-8

@@ -116,7 +116,7 @@ def explain_channels(
     method = _rules_of(analyzer)
     if Target(target).is_all:
         raise ConfigError("target='all' is not possible here, as each class has its own channels; pass one class.")
-    if not isinstance(layer, str):
+    if not isinstance(layer, str) or not layer:
         raise ConfigError(f"layer is {layer!r}; expected the name of one layer, as in model.named_modules().")
     inputs, layers = analyzer._received(x), analyzer._layers(layer)
     chosen = _channels_of(channels, axis, len(inputs) if isinstance(inputs, Tensor) else inputs.several.batch)

@@ -154,6 +154,8 @@ class Concepts(Shown):
     def explain(self, images: Any, target: Request = None, *, channels: Any = 5) -> "ConceptExplanation":
         """Explain images by the channels of the layer that carry their relevance; see `Analyzer.explain_channels`.
 
+        `target` may also be the name of a class.
+
         >>> import torch
         >>> from torch import nn
         >>> import pellucid
@@ -164,6 +166,8 @@ class Concepts(Shown):
         (torch.Size([1, 2, 1, 8, 8]), True)
         """
         inputs = self.receive(images)
+        if isinstance(target, str) and target != "all":
+            target = self._class(target)
         through = self.analyzer.explain_channels(inputs, self.layer, target, channels=channels, axis=self.axis)
         shown = through.channels.flatten().unique().tolist()
         return ConceptExplanation(through, {channel: self.references(channel) for channel in shown}, self.classes)
@@ -174,10 +178,12 @@ class Concepts(Shown):
         Raises `ConfigError` for an unknown class.
         """
         check_argument("top", "count", count, Annotated[int, Range(1)])
-        if isinstance(label, str) and self.classes and label in self.classes:
-            label = self.classes.index(label)
-        label = _index(label, len(self.mean_relevance), "class")
-        return self.mean_relevance[label].argsort(descending=True, stable=True)[:count].tolist()
+        return self.mean_relevance[self._class(label)].argsort(descending=True, stable=True)[:count].tolist()
+
+    def _class(self, given: int | str) -> int:
+        if isinstance(given, str) and self.classes and given in self.classes:
+            return self.classes.index(given)
+        return _index(given, len(self.mean_relevance), "class")
 
     def figure(self, channels: Sequence[int], by: By = "relevance", *, count: int = 8) -> "Figure":
         """Draw the reference images of some channels, cropped to their receptive fields, one row per channel."""
