@@ -14,7 +14,9 @@ from pellucid.core.contracts import Artifact
 from pellucid.diagnostics.robustness import Attack, MovementSearch
 from pellucid.hooks import HOOKS, Scene
 
-NAMES = HOOKS.names()
+COSTLY = ("influence", "out_of_distribution", "robustness")
+"""Hooks that take seconds, and have quick tests of their own."""
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in COSTLY else name for name in HOOKS.names()]
 Maker = Callable[..., Scene]
 
 
