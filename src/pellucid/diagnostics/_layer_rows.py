@@ -138,7 +138,7 @@ class LayerStatistics:
         lines = [
             f"  {row.title:<{width}}  {row.units:>5}  {len(row.dead_units):>4}  "
             f"{'–' if row.saturated_units is None else len(row.saturated_units):>9}  "
-            f"{row.effective_rank:>7.1f} / {row.rank_bound:<4}  {row.gradient_norm:>10.3g}"
+            f"{row.effective_rank:>7.1f} / {row.rank_bound:<4}  {_or_dash(row.gradient_norm):>10}"
             for row in self.rows
         ]
         return "\n".join([f"LayerStatistics({self.images} images", head, *lines, ")"])
@@ -165,3 +165,7 @@ class LayerStatistics:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _or_dash(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}"
