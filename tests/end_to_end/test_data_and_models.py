@@ -51,6 +51,7 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_default_run_without_network_uses_the_digits(run_program, tmp_path, capsys):
     assert run_program("--epochs", 1, *FEW_IMAGES, "--methods", "gradient,lrp.epsilon") == 0
     output = capsys.readouterr().out
@@ -93,6 +94,7 @@ def color_folder(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_color_image_folder(run_program, tmp_path, color_folder):
     arguments = ("--dataset", f"folder:{color_folder}", "--image-size", 16, "--batch-size", 4, "--epochs", 1)
     few = ("--classes", "blue_sky,0", "--methods", "gradient,lrp.epsilon")

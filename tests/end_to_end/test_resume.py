@@ -180,6 +180,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("at", range(6))
+@pytest.mark.slow
 def test_death_while_moving_an_earlier_run_loses_nothing(at, quick, tmp_path, monkeypatch):
     """The process dies after some moves; a new run completes them."""
     save = tmp_path / "save"
@@ -212,6 +213,7 @@ def test_death_while_moving_an_earlier_run_loses_nothing(at, quick, tmp_path, mo
     assert (record["status"], record["config"]["seed"]) == ("finished", 7)
 
 
+@pytest.mark.slow
 def test_two_deaths_in_the_middle_of_an_epoch(quick, tmp_path):
     step = loop._Trainer._step
     for place in ((1, 3), (2, 6)):
@@ -270,6 +272,7 @@ def test_more_epochs_extend_a_finished_run(quick, tmp_path, capsys):
         assert (save / "models" / name).read_bytes() == (quick / "models" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_death_inside_a_hook(quick, tmp_path, monkeypatch):
     run = TSNE.run
 
@@ -293,6 +296,7 @@ def test_resuming_a_finished_run_changes_nothing(quick, capsys):
     assert "already finished" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_nan_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys, quick):
     cross_entropy = loop.F.cross_entropy
     with monkeypatch.context() as patch:
@@ -307,6 +311,7 @@ def test_nan_loss_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys, 
     assert_equal_runs(quick, tmp_path / "save")
 
 
+@pytest.mark.slow
 def test_run_with_changed_data_cannot_be_resumed(tmp_path, monkeypatch, capsys):
     assert main(["run", *SMALL, "--hooks", "none", "--save", str(tmp_path / "save")]) == 0
     record = json.loads((tmp_path / "save/run.json").read_text())
@@ -358,6 +363,7 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(tmp_path):
     assert (save / "models/last.ckpt").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_threads(tmp_path):
     """Results depend on their number in the last bits."""
     save = tmp_path / "save"
