@@ -231,6 +231,7 @@ def test_two_deaths_in_the_middle_of_an_epoch(quick, tmp_path):
     assert_equal_runs(quick, tmp_path / "save")
 
 
+@pytest.mark.slow
 def test_more_epochs_extend_a_finished_run(quick, tmp_path, capsys):
     save, step = tmp_path / "save", loop._Trainer._step
     shutil.copytree(quick, save)
