@@ -1,4 +1,4 @@
-"""What the channels of a layer stand for: their reference images, and explanations in terms of channels.
+"""Concepts: reference images that show the meaning of a layer's channels, and explanations in terms of channels.
 
 The method is that of Achtibat et al., "From attribution maps to human-understandable explanations through concept
 relevance propagation", 2023: an image is explained by the channels that carry its relevance, and a channel by the

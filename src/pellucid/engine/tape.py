@@ -342,7 +342,7 @@ class Tape:
         return kept[::-1]
 
     def up_to(self, slots: Collection[int]) -> "Tape":
-        """Return the part of the tape that computes these slots, on a list of nodes of its own."""
+        """Return a tape with the nodes up to the last of these slots; its list of nodes is a copy."""
         ends = [place for place, node in enumerate(self.nodes) if node.output in slots]
         return replace(self, nodes=self.nodes[: max(ends, default=-1) + 1])
 

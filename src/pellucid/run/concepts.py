@@ -1,4 +1,4 @@
-"""`pellucid.concepts`: what the channels of a layer stand for, over a data set."""
+"""`pellucid.concepts`: reference images for the channels of a layer, found in a data set."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
