@@ -177,6 +177,19 @@ def test_methods_that_do_not_apply_and_cancellation(visit: Any, server: LiveServ
     tab.get_by_role("button", name="Cancel").click()
     until(tab, lambda: tab.locator("#live .state").text_content() == "Canceled.")
     until(tab, lambda: server.live._job is None)
+    # a value that was typed right before is canceled, too
+    tab.locator("#live-option-permutations").fill("4095")
+    until(tab, tab.get_by_role("button", name="Cancel").is_visible)
+    tab.evaluate("""() => {
+        const field = document.getElementById("live-option-permutations");
+        field.value = "4094";
+        field.dispatchEvent(new Event("input"));
+        document.querySelector("#live .cancel").click();
+    }""")
+    until(tab, lambda: server.live._job is None)
+    tab.wait_for_timeout(500)  # longer than the page waits for the end of the typing
+    assert server.live._job is None
+    assert tab.locator("#live .state").text_content() == "Canceled."
     tab.locator("#live-method").select_option("gradient")
     shown(tab, f"gradient {prediction(server, 1)} 1")
 

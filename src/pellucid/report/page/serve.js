@@ -276,7 +276,10 @@ Both reject with an Error whose message is the server's, for people to read; aft
       find(".invert").addEventListener("change", compute);
       find("#live-method").addEventListener("change", ({ target }) => { chooseMethod(target.value); change({}); });
       find("#live-class").addEventListener("change", ({ target }) => change({ class: target.value === "" ? null : Number(target.value) }));
-      find(".cancel").addEventListener("click", () => control?.abort());
+      find(".cancel").addEventListener("click", () => {
+        clearTimeout(timer); // a value typed just before would start the next computation
+        control?.abort();
+      });
       const live = find(".live");
       for (const kind of ["dragenter", "dragover"]) {
         live.addEventListener(kind, (event) => { event.preventDefault(); live.classList.add("dropping"); });
