@@ -244,7 +244,8 @@ def test_the_documented_package_works_on_the_command_line(tmp_path: Path) -> Non
         "torch.manual_seed(0); net = nn.Sequential(run.model, nn.Linear(2, 2)).double(); "
         "x = torch.rand(2, 1, 8, 8, dtype=torch.float64); "
         "halved = create_analyzer('lrp.epsilon', net, rules={'dense': 'stripes_halved'}).analyze(x, 0); "
-        "whole = create_analyzer('lrp.epsilon', net, epsilon=1e-6).analyze(x, 0); print(torch.allclose(4 * halved, whole))"
+        "whole = create_analyzer('lrp.epsilon', net, epsilon=1e-6).analyze(x, 0); "
+        "print(torch.allclose(4 * halved, whole))"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")])}
     checked = subprocess.run(

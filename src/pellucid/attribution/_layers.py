@@ -41,7 +41,7 @@ def find_layer(subject: Subject, images: Tensor, name: str | None) -> Layer:
     Runs one image, once per kind of input. Raises `UnknownName` for an unknown layer, and `ModelError` if the layer is
     not used exactly once or none can be found.
     """
-    check_model(subject.model, "layer", layer=name)
+    check_model(subject.model, "layer", layers=None if name is None else [name])
     if name is not None:
         find_module(subject.model, name)
     modules = tuple(map(id, subject.model.modules()))  # a submodule may have been replaced since the last call

@@ -1,5 +1,6 @@
 """Conductance: the flow of integrated gradients through the units of a hidden layer (Dhamdhere et al., 2018)."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
@@ -83,19 +84,29 @@ class Conductance(Attribution):
         self, subject: Subject, images: Tensor, baseline: Tensor, question: Question, held: list[Target]
     ) -> list[Tensor]:
         totals: list[Tensor] = []
-        before: tuple[Reading, list[list[Tensor]]] | None = None
+        values: tuple[Tensor, ...] = ()
+        before: list[list[Tensor]] = []
         for reading in self._readings(subject, images, baseline, question):
             slopes = list(reading.gradients(held))
-            if before is not None:
-                changes = [new - old for new, old in zip(reading.values, before[0].values, strict=True)]
-                terms = [
-                    (old if self.rule == "left" else (old + new) / 2) * change
-                    for olds, news in zip(before[1], slopes, strict=True)
-                    for old, new, change in zip(olds, news, changes, strict=True)
-                ]
-                totals = [total + term for total, term in zip(totals, terms, strict=True)] if totals else terms
-            before = replace(reading, logits=reading.logits.detach(), _edges=()), slopes
+            if not before:
+                totals = [torch.zeros_like(slope) for own in slopes for slope in own]
+            else:
+                # in the memory of the old values, which nobody else reads
+                changes = [torch.sub(new, old, out=old) for new, old in zip(reading.values, values, strict=True)]
+                self._add(totals, [change for _ in held for change in changes], before, slopes)
+            values, before = reading.values, slopes
         return totals
+
+    def _add(
+        self, totals: list[Tensor], changes: list[Tensor], before: list[list[Tensor]], after: list[list[Tensor]]
+    ) -> None:
+        """Add the integral over one interval to the totals, for each target and layer."""
+        olds, news = itertools.chain.from_iterable(before), itertools.chain.from_iterable(after)
+        for total, change, old, new in zip(totals, changes, olds, news, strict=True):
+            if self.rule == "left":
+                total.addcmul_(old, change)
+            else:
+                total.addcmul_(old, change, value=0.5).addcmul_(new, change, value=0.5)
 
     def _through(self, subject: Subject, images: Tensor, question: Question, unit: Unit) -> list[Outcome]:
         if question.layers:

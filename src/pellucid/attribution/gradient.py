@@ -42,13 +42,14 @@ def layer_slopes(
     subject: Subject,
     images: Tensor,
     question: Question,
-    shown: Callable[[Tensor, Tensor], Tensor],
+    shown: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     *,
     with_values: bool = True,
 ) -> list[Outcome]:
-    """Compute `shown(gradient, output)` for the output of each layer of the question; all share one forward pass.
+    """Compute `shown(gradient, output, out)` for the output of each layer; all share one forward pass.
 
-    `with_values=False` saves copies of the outputs, for functions that only read the gradient.
+    `with_values=False` saves copies of the outputs, for functions that only read the gradient. If nobody reads the
+    outputs afterwards, `out` is their memory, which may hold the result.
 
     Raises `UnsupportedOperation` if a score depends on a layer's output but has no gradient.
     """
@@ -56,13 +57,14 @@ def layer_slopes(
     leaf = images.detach().clone().requires_grad_()
     reading = read(subject, leaf, question.layers, with_values=with_values)
     plain = reading.logits.detach()
-    return sharing(
-        [
-            Outcome(shown(slope, slope if value is None else value), plain, target.classes(plain), activations=value)
-            for target, own in zip(question.targets, reading.gradients(question.targets), strict=True)
-            for slope, value in zip(own, reading.values or [None] * len(own), strict=True)
-        ]
-    )
+    is_free = not question.is_certified and len(question.targets) == 1
+    outcomes = []
+    for target, own in zip(question.targets, reading.gradients(question.targets), strict=True):
+        for slope, value in zip(own, reading.values or [None] * len(own), strict=True):
+            relevance = shown(slope, slope if value is None else value, value if is_free else None)
+            kept = None if is_free else value
+            outcomes.append(Outcome(relevance, plain, target.classes(plain), activations=kept))
+    return sharing(outcomes)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class OneGradient(Attribution):
     needs_values: ClassVar[bool] = True
     """True if the map depends on the image or the layer's output, besides the gradient."""
 
-    def shown(self, slope: Tensor, images: Tensor) -> Tensor:
-        """Compute the map from the gradient, and from the images or the layer's output."""
+    def shown(self, slope: Tensor, images: Tensor, out: Tensor | None = None) -> Tensor:
+        """Compute the map from the gradient, and from the images or the layer's output; `out` may receive it."""
         raise NotImplementedError
 
     def attribute_each(self, subject: Subject, images: Tensor, question: Question) -> list[Outcome]:
@@ -99,7 +101,7 @@ class Gradient(OneGradient):
     absolute: bool = False
     """Return absolute values (captum's Saliency)."""
 
-    def shown(self, slope: Tensor, images: Tensor) -> Tensor:
+    def shown(self, slope: Tensor, images: Tensor, out: Tensor | None = None) -> Tensor:
         return slope.abs() if self.absolute else slope
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from pellucid.attribution import METHODS
@@ -20,5 +21,5 @@ class InputXGradient(OneGradient):
     answers: ClassVar[str] = "how much each pixel adds to the logit, with the network linearized at the image"
     unit: ClassVar[str] = "logits"
 
-    def shown(self, slope: Tensor, images: Tensor) -> Tensor:
-        return images * slope
+    def shown(self, slope: Tensor, images: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.mul(images, slope, out=out)

@@ -18,5 +18,5 @@ class Sensitivity(OneGradient):
     answers: ClassVar[str] = "which pixels the explained logit is sensitive to, in either direction"
     unit: ClassVar[str] = f"({SLOPE})²"
 
-    def shown(self, slope: Tensor, images: Tensor) -> Tensor:
+    def shown(self, slope: Tensor, images: Tensor, out: Tensor | None = None) -> Tensor:
         return slope.square()

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError, ModelError, ShapeError
-from pellucid.engine.wrapping import check_model, find_module
+from pellucid.engine.wrapping import check_model, find_modules
 
 __all__ = ["Observe", "check_names", "observed", "split_name"]
 
@@ -33,10 +33,9 @@ def split_name(name: str) -> tuple[str, int | None]:
 
 def check_names(model: nn.Module, names: Sequence[str]) -> None:
     """Raise `UnknownName` for a layer that the model does not have, and `ConfigError` for a name given twice."""
-    for name in names:
-        path, _ = split_name(name)
-        check_model(model, "layer", layer=path)
-        find_module(model, path)
+    paths = [split_name(name)[0] for name in names]
+    check_model(model, "layer", layers=paths)
+    find_modules(model, paths)
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise ConfigError(f"the layer {repeated[0]!r} is named twice; name each layer once.")
@@ -98,8 +97,8 @@ def observed(model: nn.Module, names: Sequence[str], observe: Observe, batch: in
         return hook
 
     with ExitStack() as stack:
-        for module in modules.values():
-            hook = find_module(model, module.path).register_forward_hook(hook_of(module), with_kwargs=True)
+        for found, module in zip(find_modules(model, list(modules)), modules.values(), strict=True):
+            hook = found.register_forward_hook(hook_of(module), with_kwargs=True)
             stack.callback(hook.remove)
         yield
         for module in modules.values():

@@ -6,7 +6,7 @@ see every operation, and class activation maps need one layer.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NoReturn
 from weakref import WeakKeyDictionary
@@ -24,6 +24,7 @@ __all__ = [
     "check_hidden_paths",
     "check_model",
     "find_module",
+    "find_modules",
     "fixed",
     "holds_script",
     "is_probabilities",
@@ -111,20 +112,24 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     >>> find_module(nn.Sequential(nn.ReLU(), nn.Tanh()), "1")
     Tanh()
     """
+    return find_modules(model, [path])[0]
+
+
+def find_modules(model: nn.Module, paths: Sequence[str]) -> list[nn.Module]:
+    """Return the modules with several paths of `module_paths`, like `find_module`, in one walk through the model."""
     known = {name: module for name, module in module_paths(model) if name}
-    if path not in known:
-        full = dict(model.named_modules())
+    full = known if all(path in known for path in paths) else {**dict(model.named_modules()), **known}
+    for path in paths:
         if path not in full or not path:
             raise UnknownName("layer", path, known)
-        return full[path]
-    return known[path]
+    return [full[path] for path in paths]
 
 
-def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = None) -> None:
+def check_model(model: nn.Module, need: Need = "passes", *, layers: Sequence[str] | None = None) -> None:
     """Raise `UnsupportedOperation` for a model whose wrapping or compression hides what a computation needs.
 
-    The error names the module, and a way out that fits the need. `layer` is the layer that a class activation map
-    reads, if one was named.
+    The error names the module, and a way out that fits the need. `layers` are the layers that are read, if they were
+    named.
 
     >>> check_model(nn.Sequential(nn.Linear(2, 2)), "operations")
     """
@@ -140,7 +145,7 @@ def check_model(model: nn.Module, need: Need = "passes", *, layer: str | None = 
                 f"{_place(name)} is a {type(module).__name__}, which cannot be retrained; pass the model as it was "
                 "before it was scripted, exported or quantized."
             )
-        if kind == "scripted" and (need == "operations" or (need == "layer" and _hides(name, layer))):
+        if kind == "scripted" and (need == "operations" or (need == "layer" and _hides(name, layers))):
             _refuse_script(name, need)
         if kind == "calibrated" and _is_observing(module):
             raise UnsupportedOperation(
@@ -195,12 +200,12 @@ def _place(name: str) -> str:
     return f"module {name!r}" if name else "the model"
 
 
-def _hides(name: str, layer: str | None) -> bool:
-    """True if the scripted module `name` may hide the layer of a class activation map.
+def _hides(name: str, layers: Sequence[str] | None) -> bool:
+    """True if the scripted module `name` may hide one of the layers.
 
-    A layer without a name is the last one with maps, which may be inside. torch puts no hooks on scripted modules.
+    Layers without names are the last one with maps, which may be inside. torch puts no hooks on scripted modules.
     """
-    return not name or layer is None or layer == name or layer.startswith(f"{name}.")
+    return not name or layers is None or any(layer == name or layer.startswith(f"{name}.") for layer in layers)
 
 
 def _refuse_script(name: str, need: Need) -> NoReturn:
