@@ -1,7 +1,7 @@
 """`pellucid explain --dataset`: explain a data set, or print what that would cost."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from pellucid.config import ExplainConfig
 from pellucid.core.errors import PellucidError
 from pellucid.core.listing import parse_names
 from pellucid.core.terminal import print_error, print_line, silence
+from pellucid.data._lazy import LazyImages
 from pellucid.data._open import NO_TEST_PART, open_data
 from pellucid.data._source import Request as DataRequest
 from pellucid.models._class_names import read_class_names
+from pellucid.models._library import LoadedModel
 from pellucid.models._preprocessing import choose_preprocessing
 from pellucid.run.session import choose_device
 from pellucid.run.to_disk.explain_to_disk import prepared
@@ -52,41 +54,18 @@ def _explain(config: ExplainConfig, place: Place) -> int:
     address = Address.of(config.out)
     check_index_place(address)
     names = None if network.class_names is None else read_class_names(network.class_names)
-    request = Request(
-        methods={"default": None, "none": ()}.get(config.methods, tuple(parse_names(config.methods))),
-        target=config.target or "predicted",
-        jacobian=whole.jacobian,
-        embeddings=True if whole.embeddings else None,
-        embedding_layer=whole.embedding_layer,
-        dtype=whole.dtype,
-        limit=whole.limit,
-        shard=whole.shard,
-        threads=config.threads,
-    )
-    folder = (whole.data_dir or Path("save/data")).expanduser()
-    data = open_data(
-        whole.dataset or "",
-        DataRequest(folder=folder, mirrors=whole.mirror, image_size=None, max_megapixels=whole.max_megapixels),
-    )
-    known = names or data.test.classes
+    request = _request(config)
     given: dict[str, Any] = {"image_size": config.image_size, "crop": network.crop}
-    # built-in networks are built for this shape
-    shape = Source.of(data.test, choose_preprocessing(nn.Identity(), **given), None, None, whole.limit).image_shape
-    loaded = load_model(
-        config.model,
-        weights=network.weights,
-        image_shape=shape,
-        classes=None if known is None else len(known),
-        trust=config.trust,
-    )
+    images = _opened(config)
+    loaded = _loaded(config, images, names, given)
     # the notice of a missing test split is irrelevant here: every image is explained
-    remarks = data.test.remark.replace(NO_TEST_PART, "").removeprefix("; ")
+    remarks = images.remark.replace(NO_TEST_PART, "").removeprefix("; ")
     for notice in filter(None, (loaded.notice, remarks)):
         print_line(f"Notice: {notice}")
     loaded.model.to(choose_device(config.device, World(place.rank, place.size, place.local_rank)))
     mean, std = network.normalization
     steps = {"mean": mean, "std": std, **given}
-    with prepared(loaded.model, data.test, address, request, place, classes=names, steps=steps, known=loaded) as job:
+    with prepared(loaded.model, images, address, request, place, classes=names, steps=steps, known=loaded) as job:
         if whole.dry_run:
             for line in _described(job, address):
                 print_line(line)
@@ -104,6 +83,45 @@ def _explain(config: ExplainConfig, place: Place) -> int:
         table = write_index(address, is_announced=True)
         print_line(f"{address}: complete{f'; index: {table}' if table else ''}.")
     return 0
+
+
+def _request(config: ExplainConfig) -> Request:
+    whole = config.whole
+    return Request(
+        methods={"default": None, "none": ()}.get(config.methods, tuple(parse_names(config.methods))),
+        target=config.target or "predicted",
+        jacobian=whole.jacobian,
+        embeddings=True if whole.embeddings else None,
+        embedding_layer=whole.embedding_layer,
+        dtype=whole.dtype,
+        limit=whole.limit,
+        shard=whole.shard,
+        threads=config.threads,
+    )
+
+
+def _opened(config: ExplainConfig) -> LazyImages:
+    """Open the images to explain."""
+    whole = config.whole
+    folder = (whole.data_dir or Path("save/data")).expanduser()
+    request = DataRequest(folder, mirrors=whole.mirror, image_size=None, max_megapixels=whole.max_megapixels)
+    return open_data(whole.dataset or "", request).test
+
+
+def _loaded(
+    config: ExplainConfig, images: LazyImages, names: Sequence[str] | None, steps: dict[str, Any]
+) -> LoadedModel:
+    """Load the model for the shape of the images."""
+    known = names or images.classes
+    # built-in networks are built for this shape
+    shape = Source.of(images, choose_preprocessing(nn.Identity(), **steps), None, None, config.whole.limit).image_shape
+    return load_model(
+        config.model,
+        weights=config.network.weights,
+        image_shape=shape,
+        classes=None if known is None else len(known),
+        trust=config.trust,
+    )
 
 
 def _state(store: ShardedStore) -> str:

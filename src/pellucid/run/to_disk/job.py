@@ -101,19 +101,8 @@ def prepare(
     `ConfigError` for choices that do not fit the model or the data.
     """
     source, image, logits = _first_explained(source, model)
-    count = logits.shape[1]
-    if names is not None and len(names) != count:
-        raise ConfigError(f"got {len(names)} class names for a model with {count} outputs; pass one name per output.")
-    classes = tuple(names or map(str, range(count)))
-    for name in classes:
-        check_text(name, "a class name")
-    known = source.images.labels
-    if known is not None and len(known) and int(known.max()) >= len(source.images.classes or classes):
-        raise DataError(
-            f"{source.images.name} has labels up to {int(known.max())}, but the model has {count} outputs; expected "
-            f"labels from 0 to {count - 1}."
-        )
-    target = resolve_target(request.target, classes, count)
+    classes = _class_names(source, names, logits.shape[1])
+    target = resolve_target(request.target, classes, len(classes))
     if target == LABEL and not source.has_labels:
         raise ConfigError(
             f"target is 'label', but {source.images.name} has no labels; explain the predicted class, or a named one."
@@ -122,23 +111,7 @@ def prepare(
     variables = _variables(probe, request, target, source.image_shape, classes)
     batch = _batch(probe, image)
     shard = request.shard or _shard(variables, source.count, batch)
-    settings = {
-        **about,
-        "data": source.fingerprint(),
-        "methods": {name: options_of(one) for name, one in probe.analyzers.items()},
-        "target": target if isinstance(target, str) else {"class": target, "name": classes[target]},
-        "embedding": None if probe.embedder is None else probe.embedder.layer,
-        "jacobian": request.jacobian,
-        "jacobian_kernel": probe.kernel,
-        "dtype": request.dtype,
-        "batch": batch,
-        "threads": torch.get_num_threads(),
-        "device": device_of(model).type,
-        "weights": fingerprint(model),
-        "structure": _structure(model),
-        "classes": sha256("\0".join(classes).encode()).hexdigest()[:16],
-        "labels": source.matched.mapping and list(source.matched.mapping),
-    }
+    settings = {**about, **_settings(source, model, request, target, classes, probe), "batch": batch}
     attributes = {
         "content": "pellucid explanations",
         "format": 1,
@@ -160,6 +133,43 @@ def prepare(
         source, model, probe.analyzers, target, classes, min(batch, shard), probe.embedder, request.jacobian,
         probe.kernel, request.dtype, layout, passes,
     )  # fmt: skip
+
+
+def _class_names(source: Source, names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    """Return one name per output. Raises `ConfigError` or `DataError` if names or labels do not fit the outputs."""
+    if names is not None and len(names) != count:
+        raise ConfigError(f"got {len(names)} class names for a model with {count} outputs; pass one name per output.")
+    classes = tuple(names or map(str, range(count)))
+    for name in classes:
+        check_text(name, "a class name")
+    known = source.images.labels
+    if known is not None and len(known) and int(known.max()) >= len(source.images.classes or classes):
+        raise DataError(
+            f"{source.images.name} has labels up to {int(known.max())}, but the model has {count} outputs; expected "
+            f"labels from 0 to {count - 1}."
+        )
+    return classes
+
+
+def _settings(
+    source: Source, model: nn.Module, request: Request, target: int | str, classes: tuple[str, ...], probe: _Probe
+) -> dict[str, Any]:
+    """Return what determines the results, besides the preprocessing and the images per pass."""
+    return {
+        "data": source.fingerprint(),
+        "methods": {name: options_of(one) for name, one in probe.analyzers.items()},
+        "target": target if isinstance(target, str) else {"class": target, "name": classes[target]},
+        "embedding": None if probe.embedder is None else probe.embedder.layer,
+        "jacobian": request.jacobian,
+        "jacobian_kernel": probe.kernel,
+        "dtype": request.dtype,
+        "threads": torch.get_num_threads(),
+        "device": device_of(model).type,
+        "weights": fingerprint(model),
+        "structure": _structure(model),
+        "classes": sha256("\0".join(classes).encode()).hexdigest()[:16],
+        "labels": source.matched.mapping and list(source.matched.mapping),
+    }
 
 
 def _first_explained(source: Source, model: nn.Module) -> tuple[Source, Tensor, Tensor]:
