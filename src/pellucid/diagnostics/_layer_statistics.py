@@ -20,6 +20,8 @@ from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
 from pellucid.engine.inputs import check_is_model
 from pellucid.engine.layer_calls import LayerCall, watched_layers
 from pellucid.engine.model import Network, check_model, device_of, dtype_of, frozen, images_per_chunk, unwrap
+from pellucid.engine.outputs import Chooser, check_chooser, choose_output
+from pellucid.engine.table import tensors_in
 
 __all__ = ["layer_statistics"]
 
@@ -30,15 +32,21 @@ SATURATED_SHARE = 0.95
 
 
 def layer_statistics(
-    model: Network, images: Tensor, labels: Tensor | None = None, layers: Sequence[str] | str | int | None = None
+    model: Network,
+    images: Tensor,
+    labels: Tensor | None = None,
+    layers: Sequence[str] | str | int | None = None,
+    *,
+    output: Chooser = None,
 ) -> LayerStatistics:
     """Measure every layer of a model: activations, dead and saturated units, effective rank, and gradient norms.
 
     Layers are the modules with weights and the activation functions, whether modules or functions such as `F.relu`.
     `images` (batch, …) are the model's inputs. With `labels` (batch,), class indices, gradients of the cross-entropy
     are measured too. `layers` limits the result to layers of these names, or to a number of layers spread evenly
-    over the depth. The model is used in eval mode and left unchanged, with `.grad` of its weights. Each image counts
-    equally, and batches make no difference: a model that mixes the images of a batch receives them one by one.
+    over the depth. `output` selects the logits of a model with several outputs, as for `create_analyzer`. The model is
+    used in eval mode and left unchanged, with `.grad` of its weights. Each image counts equally, and batches make no
+    difference: a model that mixes the images of a batch receives them one by one.
 
     Raises `ShapeError` for images or labels that do not fit, `UnknownName` for unknown layers, `ConfigError` for no
     images or layers, and `UnsupportedOperation` for models whose layers cannot be read, or whose batch norms use
@@ -56,6 +64,7 @@ def layer_statistics(
     _check_inputs(images, labels)
     if isinstance(layers, int):
         check_argument("layer_statistics", "layers", layers, Annotated[int, Range(1)])
+    check_chooser(output)
     check_model(model, "layer")
     with isolated(), frozen(model) as network:
         kind = dtype_of(network, images.dtype) if images.is_floating_point() else images.dtype
@@ -64,11 +73,14 @@ def layer_statistics(
             found = survey(network, images)
         except INPUT_ERRORS as error:
             raise_input_error(error, network, f"{tuple(images.shape)} {images.dtype}", images)
-        labels = None if labels is None else _checked_labels(labels.to(images.device, torch.int64), found.logits)
+        if labels is not None or output is not None:
+            logits = choose_output(found.outputs, output)
+            labels = None if labels is None else _checked_labels(labels.to(images.device, torch.int64), logits)
         chosen = _chosen(found, layers)
         tallies = {place.key: LayerTally(place.axis, len(images)) for place in chosen}
-        chunk = 1 if _mixes_images(network, images, found.logits) else images_per_chunk(network, images)
-        loss, gradients = _measure(network, images.split(min(chunk, IMAGES_AT_ONCE)), labels, tallies)
+        chunk = 1 if _mixes_images(network, images, found.outputs) else images_per_chunk(network, images)
+        parts = images.split(min(chunk, IMAGES_AT_ONCE))
+        loss, gradients = _measure(network, parts, labels, tallies, output)
     is_whole = {key for key, tally in tallies.items() if tally.seen == len(images)}
     left_out = dict(found.left_out) | {
         place.name: "it does not return one output for each image" for place in chosen if place.key not in is_whole
@@ -97,12 +109,11 @@ def _check_inputs(images: Tensor, labels: Tensor | None) -> None:
         )
 
 
-def _checked_labels(labels: Tensor, logits: Any) -> Tensor:
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+def _checked_labels(labels: Tensor, logits: Tensor) -> Tensor:
+    if logits.ndim != 2 or not logits.is_floating_point():
         raise ShapeError(
-            f"the model returns {shape} for one image; gradients need logits (batch, class). Pass no labels to leave "
-            "out the gradients, or wrap the model in a module that returns its logits alone."
+            f"the model returns {tuple(logits.shape)} for one image; gradients need logits (batch, class). Pass no "
+            "labels to leave out the gradients, or select the logits with output=."
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:
@@ -128,14 +139,26 @@ def _chosen(found: Survey, layers: Sequence[str] | str | int | None) -> list[Lay
 
 
 def _mixes_images(model: nn.Module, images: Tensor, alone: Any) -> bool:
-    """True if the output of the first image in a batch of two differs from that of the image `alone`."""
-    if len(images) < 2 or not isinstance(alone, Tensor) or not alone.is_floating_point():
+    """True if the outputs for the first image in a batch of two differ from those for the image `alone`."""
+    if len(images) < 2:
         return False
     with torch.no_grad():
-        both = model(images[:2].clone())[:1]
-    if not alone.numel() or not bool(alone.isfinite().all()):
+        both = _floats(model(images[:2].clone()))
+    pairs = [(own[:1], one) for own, one in zip(both, _floats(alone), strict=True) if one.numel() and one.ndim]
+    # outputs that cannot be compared may come from a model that mixes images
+    return not pairs or any(_differ(own, one) for own, one in pairs)
+
+
+def _floats(outputs: Any) -> list[Tensor]:
+    return [one.detach() for one in tensors_in(outputs) if one.is_floating_point()]
+
+
+def _differ(own: Tensor, one: Tensor) -> bool:
+    if own.shape != one.shape:
+        return True
+    if not bool(one.isfinite().all()):
         return False
-    return not float((both - alone).abs().max()) <= torch.finfo(alone.dtype).eps ** 0.5 * float(alone.abs().max())
+    return not float((own - one).abs().max()) <= torch.finfo(one.dtype).eps ** 0.5 * float(one.abs().max())
 
 
 def _measure(
@@ -143,6 +166,7 @@ def _measure(
     parts: Sequence[Tensor],
     labels: Tensor | None,
     tallies: Mapping[tuple[str, str, int], LayerTally],
+    output: Chooser,
 ) -> tuple[float, Gradients]:
     """Fill the tallies batch by batch; return the mean loss and the gradients of the weights."""
     images = sum(map(len, parts))
@@ -152,13 +176,13 @@ def _measure(
         number = counts.get((call.path, call.kind), 0)
         counts[call.path, call.kind] = number + 1
         tally = tallies.get((call.path, call.kind, number))
-        output = None if tally is None else layer_output(call, images=size)
-        if tally is None or output is None:
+        value = None if tally is None else layer_output(call, images=size)
+        if tally is None or value is None:
             return
-        tally.add(output, call.function, call.input)
-        if output.requires_grad:
-            # registered now, so that it sees the output before a later function changes it in place
-            output.register_hook(_adder(tally))
+        tally.add(value, call.function, call.input)
+        if value.requires_grad:
+            # registered now, so that it sees the value before a later function changes it in place
+            value.register_hook(_adder(tally))
 
     weights = (
         [one for one in dict.fromkeys(model.parameters()) if one.is_floating_point()] if labels is not None else []
@@ -173,8 +197,9 @@ def _measure(
             size = len(part)
             with watched_layers(model, note):
                 # a copy, because the model may work in place
-                logits = model(part.clone())
+                outputs = model(part.clone())
             if labels is not None:
+                logits = choose_output(outputs, output)
                 own = F.cross_entropy(logits, labels[start : start + size], reduction="sum")
                 loss += float(own.detach())
                 for weight, gradient in zip(weights, _gradients(own, weights), strict=True):

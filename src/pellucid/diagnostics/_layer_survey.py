@@ -39,8 +39,8 @@ class Survey:
     """Reasons as parts of sentences, by the name of a layer."""
     attention: tuple[str, ...]
     """Modules that compute attention weights."""
-    logits: Any
-    """The model's output for the first image."""
+    outputs: Any
+    """What the model returns for the first image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def survey(model: nn.Module, images: Tensor) -> Survey:
     for weight in weights:  # `frozen` restores it; the outputs then tell if they depend on a weight
         weight.requires_grad_(True)
     with torch.enable_grad(), watched_layers(model, note, attends):
-        logits = model(images[:1].clone())
+        outputs = model(images[:1].clone())
     for weight in weights:
         weight.requires_grad_(False)
     places, left_out = list[LayerPlace](), dict[str, str]()
@@ -88,7 +88,7 @@ def survey(model: nn.Module, images: Tensor) -> Survey:
         places.append(
             LayerPlace(key, name, one.call.kind, is_activation, shape, axis, _parameters(one.call), has_weights)
         )
-    return Survey(tuple(places), left_out, tuple(attention), logits.detach() if isinstance(logits, Tensor) else logits)
+    return Survey(tuple(places), left_out, tuple(attention), outputs)
 
 
 def layer_output(call: LayerCall, images: int) -> Tensor | None:
