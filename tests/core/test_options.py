@@ -83,3 +83,14 @@ def test_annotations_that_cannot_be_read_check_nothing() -> None:
         size: "NotThere" = -1  # type: ignore[name-defined]  # noqa: F821
 
     check_options(Foreign())
+
+
+def test_alternatives_with_the_same_description_are_named_once() -> None:
+    @dataclass(frozen=True)
+    class Patches(Options):
+        size: int | tuple[int, int] | tuple[int, int, int] = 1
+
+    with pytest.raises(
+        ConfigError, match=r"expected a whole number or a tuple whose entries are each a whole number\.$"
+    ):
+        Patches(size="a")
