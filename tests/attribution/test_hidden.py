@@ -398,6 +398,15 @@ def test_a_silent_layer_has_no_relevance_rather_than_an_error(name) -> None:
     assert not create_analyzer(name, Silent(), **options).analyze(x, 1, to="first").any()
 
 
+@pytest.mark.parametrize("name", ["integrated_gradients", "occlusion", "shapley_sampling"])
+def test_layers_without_relevance_are_refused_before_the_work_at_others(name, reused) -> None:
+    passes: list[int] = []
+    reused.head.register_forward_hook(lambda *_: passes.append(1))
+    with pytest.raises(ModelError, match="returns a tuple of 2"):
+        create_analyzer(name, reused).analyze(torch.rand(3, 4, dtype=torch.float64), 1, to=["first", "lstm"])
+    assert len(passes) < 5
+
+
 def test_hooks_are_removed_and_the_model_is_unchanged() -> None:
     model, x = residual(), some()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -476,5 +485,7 @@ def test_flow_splits_attention_by_head() -> None:
 def test_figures_show_the_map_of_a_layer() -> None:
     model, x = residual(), some()
     explained = create_analyzer("lrp.epsilon", model).explain(x[:1], 1, to=["2", "5"])
-    assert "output of 5" in " ".join(text.get_text() for text in explained.figure().texts)
+    texts = [text.get_text() for text in explained.figure().texts]
+    assert "Output of 5" in texts
+    assert texts.index("Output of 2") < next(n for n, text in enumerate(texts) if text.startswith("lrp.epsilon for"))
     assert "LayerExplanations(lrp.epsilon" in repr(explained)

@@ -286,8 +286,10 @@ def from_layers(attribute_each: AttributeEach[M]) -> AttributeEach[M]:
         if not question.layers:
             return attribute_each(self, subject, images, question)
         by_layer = []
-        for layer in question.layers:
-            values = _output(subject, images, layer)
+        # all outputs first, so that a layer without one is refused before the work at the others
+        for layer, values in activations(subject, images, question.layers).items():
+            if values is None:  # the input, which has no name
+                continue
             inside = _inside(subject, layer, values, images)
             assert isinstance(inside.model, FromLayer)
             method = _starting_at(self, subject, layer, images)

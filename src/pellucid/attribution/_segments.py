@@ -121,7 +121,7 @@ def _is_image(subject: Subject) -> bool:
     return subject.packing is None and subject.what != "sequence" and not isinstance(subject.model, FromLayer)
 
 
-def _received(segments: str | Tensor) -> str:
+def _received(segments: str | Tensor | np.ndarray) -> str:
     return repr(segments) if isinstance(segments, str) else f"a mask of shape {tuple(segments.shape)}"
 
 

@@ -229,7 +229,9 @@ def _join(parts: list[str]) -> str:
 
 def _received(value: Any) -> str:
     if not isinstance(value, Tensor):
-        text = repr(value)
+        if isinstance(value, np.ndarray):
+            return f"an array of shape {value.shape} and dtype {value.dtype}"
+        text = " ".join(repr(value).split())  # one line, also for lists of tensors
         is_huge = isinstance(value, Integral) and abs(int(value)) > LARGEST_COUNT
         number: Any = value  # compared as it is: a huge integer cannot be converted to float
         is_huge |= isinstance(value, Real) and LARGEST_NUMBER < abs(number) < math.inf
