@@ -119,3 +119,18 @@ def test_not_a_number_in_the_outputs_is_reported() -> None:
     model = pellucid.function(lambda x: x / np.where(x.sum(1, keepdims=True) > 100, 0, 1))
     with pytest.raises(ModelError, match="logits for image 1 hold"), np.errstate(divide="ignore"):
         create_analyzer("lime", model).analyze(torch.tensor([[1.0, 2.0], [99.0, 3.0]]), 0)
+
+
+def test_data_frames_are_converted() -> None:
+    x, labels = load_iris(return_X_y=True, as_frame=True)
+    forest = RandomForestClassifier(5, random_state=0).fit(x.to_numpy(), labels)
+    analyzer = create_analyzer("feature_ablation", pellucid.function(forest.predict_proba))
+    assert torch.equal(analyzer.analyze(x[:3], 1), analyzer.analyze(x[:3].to_numpy(), 1))
+    with pytest.raises(ShapeError, match="got an array of object"):
+        analyzer.analyze(x[:3].assign(name="a"), 1)
+
+
+def test_integers_of_a_function_are_no_tokens() -> None:
+    model = pellucid.function(lambda x: x.astype(float))
+    with pytest.raises(ShapeError, match=r"a function of arrays takes floats here.*Pass x\.double\(\)"):
+        create_analyzer("kernel_shap", model).analyze(torch.ones(2, 3, dtype=torch.int64), 0)

@@ -352,6 +352,61 @@ def test_gradients_cut_off_behind_a_layer_are_refused() -> None:
         create_analyzer("gradient", Cut()).analyze(torch.rand(2, 4), 1, to="first")
 
 
+class Overwritten(nn.Module):
+    """A layer whose output is a view of a value that the model overwrites later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.view, self.last = nn.Linear(6, 8), nn.Unflatten(1, (2, 4)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        view = self.view(hidden)
+        hidden.relu_()
+        return self.last(view.flatten(1))
+
+
+@pytest.mark.parametrize("name", ["gradient", "conductance", "internal_influence", "integrated_gradients", "occlusion"])
+def test_outputs_in_memory_that_is_overwritten_are_refused(name) -> None:
+    torch.manual_seed(0)
+    model, x = Overwritten().double(), torch.rand(3, 6, dtype=torch.float64)
+    analyzer = create_analyzer(name, model)
+    for to in ("view", ["first", "view"]):
+        for images in (x, x[:1]):
+            with pytest.raises(UnsupportedOperation, match="'view' shares its memory with another value"):
+                analyzer.analyze(images, 1, to=to)
+    plain = nn.Sequential(model.first, nn.ReLU(), model.last)
+    own, expected = analyzer.analyze(x, 1, to="first"), create_analyzer(name, plain).analyze(x, 1, to="0")
+    torch.testing.assert_close(own, expected)
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "expected_gradients"])
+def test_a_silent_layer_has_no_relevance_rather_than_an_error(name) -> None:
+    # the logits change with the image, which reaches them past the layer, whose gradient is zero
+    class Silent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.skip = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(4, 2)
+            nn.init.constant_(self.first.bias, -9.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).relu()) + self.skip(x)
+
+    torch.manual_seed(0)
+    x = torch.rand(3, 4)
+    options = {"references": torch.rand(2, 4)} if name == "expected_gradients" else {}
+    assert not create_analyzer(name, Silent(), **options).analyze(x, 1, to="first").any()
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "occlusion", "shapley_sampling"])
+def test_layers_without_relevance_are_refused_before_the_work_at_others(name, reused) -> None:
+    passes: list[int] = []
+    reused.head.register_forward_hook(lambda *_: passes.append(1))
+    with pytest.raises(ModelError, match="returns a tuple of 2"):
+        create_analyzer(name, reused).analyze(torch.rand(3, 4, dtype=torch.float64), 1, to=["first", "lstm"])
+    assert len(passes) < 5
+
+
 def test_hooks_are_removed_and_the_model_is_unchanged() -> None:
     model, x = residual(), some()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -378,6 +433,11 @@ def test_flow_shows_what_skip_and_block_carry() -> None:
     assert "2: sum ← skip" in repr(flow)
     assert len(flow.figure().axes) == 1
     assert "image 1" in flow.figure(image=1).texts[0].get_text()
+    for image in (3, -1):
+        with pytest.raises(ConfigError, match=f"image is {image}, but 3 were explained; give an index from 0 to 2"):
+            flow.figure(image=image)
+    with pytest.raises(UnknownName, match="no explained layer '3'. Available: 1, 2.bn2, 2"):
+        explained["3"]
 
 
 def test_flow_needs_a_layer_and_a_method_that_distributes() -> None:
@@ -425,5 +485,7 @@ def test_flow_splits_attention_by_head() -> None:
 def test_figures_show_the_map_of_a_layer() -> None:
     model, x = residual(), some()
     explained = create_analyzer("lrp.epsilon", model).explain(x[:1], 1, to=["2", "5"])
-    assert "output of 5" in " ".join(text.get_text() for text in explained.figure().texts)
+    texts = [text.get_text() for text in explained.figure().texts]
+    assert "Output of 5" in texts
+    assert texts.index("Output of 2") < next(n for n, text in enumerate(texts) if text.startswith("lrp.epsilon for"))
     assert "LayerExplanations(lrp.epsilon" in repr(explained)

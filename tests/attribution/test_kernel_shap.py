@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pellucid import create_analyzer
 from pellucid.attribution._segments import patches_of
 from pellucid.attribution.kernel_shap import Design
-from pellucid.core.errors import ConfigError
+from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.core.seeding import generator
 
 pytestmark = pytest.mark.filterwarnings("ignore::pellucid.attribution._explanation.AmplificationWarning")
@@ -179,3 +179,11 @@ def test_too_few_coalitions_are_refused(network, images) -> None:
         create_analyzer("kernel_shap", network, patch=(1, 2), coalitions=199).analyze(images)
     with pytest.raises(ConfigError, match="option coalitions of KernelShap is 0"):
         create_analyzer("kernel_shap", network, coalitions=0)
+
+
+def test_labels_of_scikit_image_are_a_mask(network, images) -> None:
+    mask = patches_of(images.shape[2:], (2, 3)).int()
+    own = create_analyzer("kernel_shap", network, segments=mask.numpy()).analyze(images, 0)
+    assert torch.equal(own, create_analyzer("kernel_shap", network, segments=mask).analyze(images, 0))
+    with pytest.raises(ShapeError, match=r"mask of shape .* and dtype torch\.float64 .*; expected integer labels"):
+        create_analyzer("kernel_shap", network, segments=mask.numpy() / 2).analyze(images, 0)

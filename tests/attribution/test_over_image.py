@@ -87,4 +87,4 @@ def test_tokens_are_drawn_over_the_image() -> None:
     torch.testing.assert_close(shown[::4, ::4].float(), grid, rtol=1e-4, atol=1e-6)
     text = "\n".join(one.get_text() for one in figure.texts)
     first, total = (f"{float(value):.4g}" for value in (explanation.relevance[0, 0].sum(), explanation.relevance.sum()))
-    assert f"output of mix; {first} of the map's sum, {total}, is at the first token" in text
+    assert f"Output of mix; {first} of the map's sum, {total}, is at the first token" in text

@@ -83,3 +83,26 @@ def test_annotations_that_cannot_be_read_check_nothing() -> None:
         size: "NotThere" = -1  # type: ignore[name-defined]  # noqa: F821
 
     check_options(Foreign())
+
+
+def test_alternatives_with_the_same_description_are_named_once() -> None:
+    @dataclass(frozen=True)
+    class Patches(Options):
+        size: int | tuple[int, int] | tuple[int, int, int] = 1
+
+    with pytest.raises(
+        ConfigError, match=r"expected a whole number or a tuple whose entries are each a whole number\.$"
+    ):
+        Patches(size="a")
+
+
+def test_arrays_and_lists_of_tensors_are_described_in_one_line() -> None:
+    @dataclass(frozen=True)
+    class Compared(Options):
+        baseline: Number | Tensor = 0
+
+    with pytest.raises(ConfigError, match=r"is an array of shape \(9, 9\) and dtype float64; expected"):
+        Compared(baseline=np.ones((9, 9)))
+    with pytest.raises(ConfigError) as error:
+        Compared(baseline=[torch.ones(3, 3)])
+    assert "\n" not in str(error.value)

@@ -513,3 +513,20 @@ def test_misfits_are_refused_by_name(images: Tensor, options: dict[str, Any], ki
 def test_a_single_name_chooses_one_layer() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
     assert [row.name for row in layer_statistics(model, torch.rand(2, 4), layers="1").rows] == ["1"]
+
+
+def test_gradients_of_overwritten_values_are_refused_with_advice():
+    class Overwriting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x).relu()
+            hidden += 1
+            return self.last(hidden)
+
+    images, labels = torch.rand(3, 4), torch.tensor([0, 1, 2])
+    with pytest.raises(UnsupportedOperation, match="overwrites a value that its gradient needs.*or pass no labels"):
+        layer_statistics(Overwriting(), images, labels)
+    assert len(layer_statistics(Overwriting(), images).rows) == 3

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import pellucid
 from pellucid import create_analyzer
@@ -356,3 +357,41 @@ def test_indices_are_listed_as_text() -> None:
     assert listed([7]) == "7"
     assert listed([]) == ""
     assert listed([1, 2]) == "1 and 2"
+
+
+class Remembered(nn.Module):
+    """A network whose activations are overwritten, or recomputed in the backward pass."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.first, self.act, self.last = nn.Linear(4, 5), nn.ReLU(inplace=how == "hooks"), nn.Linear(5, 3)
+        if how == "hooks":
+            self.first.register_full_backward_hook(lambda *_: None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "checkpoint":
+            return self.last(
+                checkpoint(lambda y: F.relu(nn.functional.normalize(self.first(y))), x, use_reentrant=True)
+            )
+        hidden = self.act(self.first(x))
+        if self.how == "overwritten":
+            hidden += 1
+        return self.last(hidden)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("overwritten", "overwrites a value that its gradient needs; replace in-place operations"),
+        ("hooks", "has backward hooks, and overwrites the output of a module that has one; remove the hooks"),
+        ("checkpoint", "recomputes activations during the backward pass"),
+    ],
+)
+@pytest.mark.parametrize("name", ["gradient", "integrated_gradients"])
+def test_derivatives_that_torch_cannot_compute_come_with_advice(how, message, name) -> None:
+    with pytest.raises(UnsupportedOperation, match=message):
+        create_analyzer(name, Remembered(how)).analyze(torch.rand(3, 4), 1)
+    with pytest.raises(UnsupportedOperation, match=message if how != "hooks" else "hooks"):
+        pellucid.jacobian(Remembered(how), torch.rand(3, 4))

@@ -66,6 +66,25 @@ def test_names_without_one_output_are_refused(model) -> None:
         check_names(model, ["9"])
     with pytest.raises(ConfigError, match="named twice"):
         check_names(model, ["0", "0"])
+    with pytest.raises(ConfigError, match="'0' and '0@0' are the same output"):
+        check_names(model, ["0", "2", "0@0"])
+    with pytest.raises(UnknownName):  # an index has one spelling
+        check_names(model, ["1@0", "1@00"])
+    with pytest.raises(ModelError, match="called once in a forward pass; name '0@0'"):
+        read(model, ["0@1"], x)
+
+
+def test_containers_that_are_not_called_are_explained() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList([nn.Linear(4, 2)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.parts[0](x)
+
+    with pytest.raises(ModelError, match="Containers such as nn.ModuleList"):
+        read(Listed(), ["parts"], torch.rand(3, 4))
 
 
 def test_hooks_are_removed_after_an_error(model) -> None:

@@ -109,6 +109,11 @@ def test_values_are_bars_and_the_rest_is_stated() -> None:
     assert f"The 16 most relevant of 20 values; the others sum to {rest:.4g}." in texts_of(figure)
 
 
+def test_values_without_relevance_have_no_sign() -> None:
+    figure = explained([Explained(np.ones(3), np.array([1.5, -0.0, -1e-9]), "logits")])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["+1.50", "0", "0"]
+
+
 def test_tokens_are_boxes_colored_by_relevance() -> None:
     tokens = ("not", "b$d$", "猫")
     figure = explained([Explained(np.array([5, 6, 7]), np.array([-1.0, 1.0, 0.0]), tokens=tokens)])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["Adapter"]
 
@@ -22,6 +22,10 @@ class Adapter(nn.Module):
     def get_submodule(self, target: str) -> nn.Module:
         """Module of the wrapped model under its original name."""
         return self.model.get_submodule(target)
+
+    def probed(self, moved: Tensor, rows: Tensor) -> Tensor:
+        """Return inputs moved away from `rows` to test for missing gradients, without changes that need no gradient."""
+        return moved
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """State of the wrapped model, so that both have the same fingerprint."""

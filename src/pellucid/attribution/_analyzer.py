@@ -411,6 +411,11 @@ class Analyzer:
     def _check_call(self, x: Received, target: Target) -> None:
         if isinstance(x, Tensor) and not is_tokens(x):
             check_images(x)
+        elif isinstance(x, Tensor) and isinstance(self.model, ArrayFunction):
+            raise ShapeError(
+                f"the inputs are {described(x)}; a function of arrays takes floats here, since integers are token ids, "
+                "which need an embedding. Pass x.double() and convert it inside the function."
+            )
         if not self.method.is_ready:
             raise ConfigError(f"the method {self.name!r} learns from data; call fit(loader) before explaining.")
         target.check(len(x) if isinstance(x, Tensor) else x.several.batch)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pellucid.attribution._display import Pictured
 from pellucid.attribution._explanation import Explanation
+from pellucid.core.errors import UnknownName
 
 if TYPE_CHECKING:
     from pellucid.attribution._flow import RelevanceFlow
@@ -37,7 +38,9 @@ class LayerExplanations(Mapping[str, Explanation], Pictured):
         return RelevanceFlow.of(self.explanations)
 
     def __getitem__(self, layer: str) -> Explanation:
-        """Return the explanation at a layer."""
+        """Return the explanation at a layer; raises `UnknownName` with the names of all explained layers."""
+        if layer not in self._explanations:
+            raise UnknownName("explained layer", layer, self._explanations)
         return self._explanations[layer]
 
     def __len__(self) -> int:

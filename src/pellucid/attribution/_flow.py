@@ -105,7 +105,7 @@ class RelevanceFlow:
     def figure(self, image: int | None = None) -> "Figure":
         """Draw the share of each branch at each junction, for one image, or of the means over all.
 
-        Raises `ConfigError` if no junction lies above the layers.
+        Raises `ConfigError` if no junction lies above the layers, and for an `image` that is not the index of one.
         """
         from pellucid.plots.flow import flow_figure
 
@@ -114,11 +114,14 @@ class RelevanceFlow:
                 "no paths meet above these layers, or the method has no rules for junctions; pass an earlier layer, "
                 "and a method such as 'lrp.epsilon'."
             )
+        images = len(self.rows[0].total)
+        if image is not None and not 0 <= image < images:
+            raise ConfigError(f"image is {image}, but {images} were explained; give an index from 0 to {images - 1}.")
         shares = {
             junction: [(row.branch, row.mean_share if image is None else float(row.share[image])) for row in rows]
             for junction, rows in self.junctions.items()
         }
-        of = f"image {image}" if image is not None else f"mean of {len(self.rows[0].total)} images"
+        of = f"image {image}" if image is not None else f"mean of {images} images" if images > 1 else "one image"
         return flow_figure(shares, f"Flow of relevance by {self.method}, {of}")
 
 

@@ -17,9 +17,9 @@ from pellucid.attribution._method import Attribution
 from pellucid.attribution._missing import MissingGradient, gradients_of
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Question, Target
-from pellucid.core.errors import ModelError
+from pellucid.core.errors import ModelError, UnsupportedOperation
 from pellucid.engine.derivatives import WAY_OUT, derivatives, unseen_changes, zero_rows
-from pellucid.engine.hidden import observed
+from pellucid.engine.hidden import Observe, observed
 
 __all__ = ["FromLayer", "Reading", "ToLayer", "activations", "from_layers", "is_cut", "read"]
 
@@ -96,7 +96,7 @@ def read(subject: Subject, leaf: Tensor, layers: tuple[str, ...], *, with_values
     """
     if not layers:
         return Reading(subject, leaf, (), subject.logits(leaf), (leaf.detach(),))
-    _check_rows(subject, leaf.detach(), layers)
+    _check_outputs(subject, leaf.detach(), layers)
     edges: dict[str, GradientEdge] = {}
     values: dict[str, Tensor] = {}
 
@@ -119,18 +119,40 @@ def read(subject: Subject, leaf: Tensor, layers: tuple[str, ...], *, with_values
     return Reading(subject, leaf, layers, logits, kept, tuple(edges[name] for name in layers))
 
 
-def _check_rows(subject: Subject, images: Tensor, layers: tuple[str, ...]) -> None:
-    """Raise `ShapeError` for a layer whose first axis does not hold the images, even if it is as long as the batch.
+def _check_outputs(subject: Subject, images: Tensor, layers: tuple[str, ...]) -> None:
+    """Check with one image that the outputs of the layers can be told apart from other values; once per kind of input.
 
-    A single image tells: an axis of tokens is then longer than one.
+    Raises `ShapeError` for a layer whose first axis does not hold the images, even if it is as long as the batch (an
+    axis of tokens is longer than one for a single image), and `UnsupportedOperation` for one whose output shares its
+    memory with a value that is overwritten later.
     """
-    key = ("rows", layers, images.shape[1:], images.dtype, images.device)
-    if len(images) == 1 or key in subject.layers:
+    key = ("outputs", layers, images.shape[1:], images.dtype, images.device)
+    if key in subject.layers:
         return
-    with torch.no_grad():
-        subject.logits(images[:1], within=observed(subject.model, layers, lambda *_: None, 1))
-    subject.settle(images)
+    views: list[str] = []
+
+    def see(name: str, output: Tensor, is_input: bool) -> None:
+        if output._is_view() and not is_input:
+            views.append(name)
+
+    plain = _observed_logits(subject, images[:1], layers, see)
+    for name in views:
+        own = _observed_logits(subject, images[:1], (name,), lambda _name, output, _is_input: output.clone())
+        # a model that draws random numbers is refused elsewhere, with a better reason
+        if not _is_close(own, plain) and _is_close(_observed_logits(subject, images[:1], (), see), plain):
+            raise UnsupportedOperation(
+                f"the output of layer {name!r} shares its memory with another value, and the model overwrites one of "
+                "them in place, so the output has no relevance of its own; name the layer before or after it, or "
+                "replace the in-place operation."
+            )
     subject.layers[key] = True
+
+
+def _observed_logits(subject: Subject, images: Tensor, layers: tuple[str, ...], observe: Observe) -> Tensor:
+    with torch.no_grad():
+        logits = subject.logits(images, within=observed(subject.model, layers, observe, len(images)))
+    subject.settle(images)
+    return logits
 
 
 class FromLayer(Adapter):
@@ -159,6 +181,11 @@ class FromLayer(Adapter):
 
         with observed(self.model, [self.layer], put_in, len(rows)):
             return self.model(images.clone())
+
+    def probed(self, moved: Tensor, rows: Tensor) -> Tensor:
+        """Return `moved` with the images of `rows`: the logits change with the image, which has no gradient here."""
+        size = self.shape.numel()
+        return torch.cat([moved[:, :size], rows[:, size:].detach()], 1)
 
     def cut(self, maps: Tensor) -> Tensor:
         """Return the columns of the layer's output in (…, value), in its shape."""
@@ -221,10 +248,8 @@ def activations(subject: Subject, images: Tensor, layers: tuple[str, ...]) -> di
     def see(name: str, output: Tensor, _is_input: bool) -> None:
         seen[name] = output.detach().clone()  # later layers may work in place
 
-    _check_rows(subject, images, layers)
-    with torch.no_grad():
-        subject.logits(images, within=observed(subject.model, layers, see, len(images)))
-    subject.settle(images)
+    _check_outputs(subject, images, layers)
+    _observed_logits(subject, images, layers, see)
     return seen
 
 
@@ -238,7 +263,11 @@ def is_cut(subject: Subject, layer: str, values: Tensor, others: Tensor, logits:
     """True if a layer's output alone determines the logits: other images with these `values` have these logits."""
     with torch.no_grad():
         own = _inside(subject, layer, values, others).logits(_joined(values, others))
-    allowed = 1e-9 if others.dtype == torch.float64 else 1e-4
+    return _is_close(own, logits)
+
+
+def _is_close(own: Tensor, logits: Tensor) -> bool:
+    allowed = 1e-9 if logits.dtype == torch.float64 else 1e-4
     return bool((own - logits).abs().max() <= allowed * logits.abs().max().clamp(min=1e-12))
 
 
@@ -257,8 +286,10 @@ def from_layers(attribute_each: AttributeEach[M]) -> AttributeEach[M]:
         if not question.layers:
             return attribute_each(self, subject, images, question)
         by_layer = []
-        for layer in question.layers:
-            values = _output(subject, images, layer)
+        # all outputs first, so that a layer without one is refused before the work at the others
+        for layer, values in activations(subject, images, question.layers).items():
+            if values is None:  # the input, which has no name
+                continue
             inside = _inside(subject, layer, values, images)
             assert isinstance(inside.model, FromLayer)
             method = _starting_at(self, subject, layer, images)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from pellucid.attribution._adapter import Adapter
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Target, rows_of
 from pellucid.core.errors import UnsupportedOperation
@@ -85,7 +86,8 @@ def check_gradients(
 
     # All targets at once: the comparison costs a few passes, whatever their number.
     def scores(x: Tensor) -> Tensor:
-        logits = subject.logits(x)
+        model = subject.model
+        logits = subject.logits(model.probed(x, images) if isinstance(model, Adapter) else x)
         classes[:] = [target.classes(logits) for target in held]
         return torch.stack([target.scores(logits) for target in held], 1)
 

@@ -172,13 +172,14 @@ def _rows(view: _View, *, is_alone: bool) -> Iterator[Explained]:
     parts = list(_shown_parts(one))
     for number, (name, inputs, relevance) in enumerate(parts):
         values, maps = _array(inputs[image]), _array(relevance[view.index])
-        label = f"input {name}" if name else _layer_label(one, maps) if one.layer else ""
+        label = f"input {name}" if name else ""
+        layer = _layer_label(one, maps) if one.layer else ""
         if (plane := _plane(one)) is not None:
             maps = over_image(maps, plane, values.shape)
         row = _row(one, image, values, maps, _scale(one, inputs))
         # the text of a single map is in the headline, which cannot be drawn as a warning
         own_line = "" if number or (is_alone and is_within) else line
-        lines = tuple(part for part in (own_line, label) if part)
+        lines = tuple(part for part in (layer, own_line, label) if part)
         is_warning = number == 0 and not is_within
         yield replace(row, heading="" if number or is_alone else heading, lines=lines, is_warning=is_warning)
 
@@ -201,7 +202,7 @@ def _plane(one: "Explanation") -> Plane | None:
 
 def _layer_label(one: "Explanation", maps: np.ndarray) -> str:
     """Name the layer, and the relevance of tokens that have no position in the image."""
-    plane, name = _plane(one), f"output of {one.layer}"
+    plane, name = _plane(one), f"Output of {one.layer}"
     if plane is None or not plane.extra:
         return name
     tokens = "the first token" if plane.extra == 1 else f"the first {plane.extra} tokens"

@@ -12,6 +12,7 @@ from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.core.errors import ConfigError, ShapeError
 from pellucid.core.options import Count
+from pellucid.engine.arrays import shown
 
 __all__ = ["References", "WithReferences", "checked_references"]
 
@@ -26,7 +27,7 @@ def checked_references(name: str, references: References, images: Tensor) -> Ten
     """
     if not isinstance(references, Tensor) or not references.ndim:
         raise ShapeError(
-            f"references is {references!r}, but the model has a single input; pass a tensor (reference, …)."
+            f"references is {shown(references)}, but the model has a single input; pass a tensor (reference, …)."
         )
     if references.shape[1:] != images.shape[1:] or not len(references):
         raise ShapeError(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from pellucid.attribution._trials import Sizes, Trials, sizes_of
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 from pellucid.core.importing import import_optional
 from pellucid.core.options import Count
+from pellucid.engine.arrays import converted
 
 __all__ = ["Segmented", "patches_of", "scores_shown", "shared_evenly", "superpixels_of"]
 
@@ -41,14 +43,20 @@ class Segmented(Attribution):
     patches_along_axis: ClassVar[int] = 14
     """Maximum number of patches along the longest axis if no patch size is given."""
 
-    segments: Literal["grid", "slic"] | Tensor = "grid"
+    segments: Literal["grid", "slic"] | Tensor | np.ndarray = "grid"
     """`"grid"`: patches of size `patch`. `"slic"`: superpixels of each image by scikit-image, `pellucid[superpixels]`.
-    Or a mask of integers with one label per segment, (height, width) or in the shape of an image."""
+    Or a mask of integers, a tensor or an array, with one label per segment, (height, width) or in the shape of an
+    image."""
     patch: Sizes = None
     """Patch size in pixels for `"grid"`: one number, one per spatial axis, or one per axis with channels first. None:
     at most 14 patches (7 for `kernel_shap` and `lime`) along the longest axis, or the channels of a hidden layer."""
     superpixels: Count = 50
     """Approximate number of superpixels for `"slic"`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.segments, np.ndarray):  # such as the labels of scikit-image
+            object.__setattr__(self, "segments", converted(self.segments, None, "segments"))
 
     def attribute_segments(self, subject: Subject, images: Tensor, question: Question, index: Tensor) -> list[Outcome]:
         """Compute the relevance of images with the same segments; `index` is the segment of each value of an image."""
@@ -113,7 +121,7 @@ def _is_image(subject: Subject) -> bool:
     return subject.packing is None and subject.what != "sequence" and not isinstance(subject.model, FromLayer)
 
 
-def _received(segments: str | Tensor) -> str:
+def _received(segments: str | Tensor | np.ndarray) -> str:
     return repr(segments) if isinstance(segments, str) else f"a mask of shape {tuple(segments.shape)}"
 
 

@@ -20,7 +20,7 @@ from pellucid.engine.arrays import described
 from pellucid.engine.axes import BatchMixed
 from pellucid.engine.batch_norm import NORMS, sound_norm, uses_batch_statistics
 from pellucid.engine.composites import Composite, takes_unknown
-from pellucid.engine.derivatives import WAY_OUT, check_graph
+from pellucid.engine.derivatives import WAY_OUT, check_graph, missing_derivative
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
 from pellucid.engine.lockstep import Multipliers, differing_selection, multipliers
 from pellucid.engine.model import (
@@ -168,6 +168,8 @@ class Subject:
                 if isinstance(error, ValueError):  # torch refuses batch statistics of a single row
                     self._note_batch_statistics(watch)
                     self.settle(images)
+                if (translated := missing_derivative(error, WAY_OUT)) is not None:
+                    raise translated from error
                 single = images if self.packing is None else None
                 raise_input_error(error, self.model, self.received or described(images), single)
         logits = choose_output(returned, self.readout.output)

@@ -94,10 +94,7 @@ def check_argument(function: str, name: str, value: Any, hint: Any) -> None:
     """
     kinds = _kinds(hint)
     if not _any_of(kinds)(value):
-        raise ConfigError(
-            f"the argument {name} of {function} is {_received(value)}; "
-            f"expected {_join([kind.expected for kind in kinds])}."
-        )
+        raise ConfigError(f"the argument {name} of {function} is {_received(value)}; expected {_alternatives(kinds)}.")
 
 
 Check = Callable[[Any], bool]
@@ -114,7 +111,7 @@ def _checks(kind: Any) -> tuple[tuple[str, str, Check], ...]:
     for entry in fields(kind):
         kinds = _kinds(hints[entry.name]) if entry.init else [_ANYTHING]
         if _ANYTHING not in kinds:
-            checks.append((entry.name, _join([one.expected for one in kinds]), _any_of(kinds)))
+            checks.append((entry.name, _alternatives(kinds), _any_of(kinds)))
     return tuple(checks)
 
 
@@ -131,6 +128,11 @@ _ANYTHING = _Kind("anything", lambda _: True)
 
 def _any_of(kinds: Sequence[_Kind]) -> Check:
     return kinds[0].accepts if len(kinds) == 1 else lambda value: any(kind.accepts(value) for kind in kinds)
+
+
+def _alternatives(kinds: Sequence[_Kind]) -> str:
+    # tuples of two lengths may have the same description
+    return _join(list(dict.fromkeys(kind.expected for kind in kinds)))
 
 
 def _kinds(hint: Any, allowed: Range | None = None) -> list[_Kind]:
@@ -183,7 +185,7 @@ def _plain(hint: Any, allowed: Range | None) -> _Kind:
     if hint is Callable:
         return _Kind("a function", lambda value: callable(value) and not isinstance(value, type))
     if isinstance(hint, type) and hint not in (object, Any):
-        names: dict[type, str] = {str: "a string", Mapping: "a mapping"}
+        names: dict[type, str] = {str: "a string", Mapping: "a mapping", np.ndarray: "an array"}
         noun = names.get(hint, f"a {hint.__name__}")
         return _Kind(noun, lambda value: isinstance(value, hint))
     return _ANYTHING
@@ -227,7 +229,9 @@ def _join(parts: list[str]) -> str:
 
 def _received(value: Any) -> str:
     if not isinstance(value, Tensor):
-        text = repr(value)
+        if isinstance(value, np.ndarray):
+            return f"an array of shape {value.shape} and dtype {value.dtype}"
+        text = " ".join(repr(value).split())  # one line, also for lists of tensors
         is_huge = isinstance(value, Integral) and abs(int(value)) > LARGEST_COUNT
         number: Any = value  # compared as it is: a huge integer cannot be converted to float
         is_huge |= isinstance(value, Real) and LARGEST_NUMBER < abs(number) < math.inf

@@ -16,6 +16,7 @@ from pellucid.diagnostics._effective_rank import effective_rank
 from pellucid.diagnostics._layer_rows import LayerRow, LayerStatistics
 from pellucid.diagnostics._layer_survey import LayerPlace, Survey, layer_output, survey
 from pellucid.diagnostics._layer_tally import LayerTally
+from pellucid.engine.derivatives import missing_derivative
 from pellucid.engine.input_errors import INPUT_ERRORS, raise_input_error
 from pellucid.engine.inputs import check_is_model
 from pellucid.engine.layer_calls import LayerCall, watched_layers
@@ -211,7 +212,10 @@ def _measure(
 def _gradients(loss: Tensor, weights: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:
     if not loss.requires_grad:  # a model without weights
         return [None] * len(weights)
-    return torch.autograd.grad(loss, weights, allow_unused=True)
+    try:
+        return torch.autograd.grad(loss, weights, allow_unused=True)
+    except RuntimeError as error:
+        raise missing_derivative(error, "pass no labels, to leave out the gradients.") or error from error
 
 
 def _adder(tally: LayerTally) -> Callable[[Tensor], None]:

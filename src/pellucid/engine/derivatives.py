@@ -87,10 +87,30 @@ _MISSING = (
 )
 """Phrases of torch's errors for an operation without a derivative; all parts of one entry must occur."""
 
+_IN_PLACE = "replace in-place operations, such as y += x or nn.ReLU(inplace=True), by ordinary ones"
+_CHECKPOINTS = (
+    "the model recomputes activations during the backward pass (torch.utils.checkpoint), which explanations cannot "
+    "follow; turn that off, as by model.gradient_checkpointing_disable() or model.set_grad_checkpointing(False)"
+)
+_IMPOSSIBLE = {
+    "modified by an inplace operation": f"the model overwrites a value that its gradient needs; {_IN_PLACE}",
+    "is a view and is being modified inplace": (
+        "the model has backward hooks, and overwrites the output of a module that has one; remove the hooks, or "
+        f"{_IN_PLACE}"
+    ),
+    "Recomputed values for the following tensors": _CHECKPOINTS,
+    "number of tensors was saved during the original forward": _CHECKPOINTS,
+    "torch.utils.checkpoint is incompatible with .grad()": _CHECKPOINTS,
+}
+"""Explanations of derivatives that torch cannot compute in the model as it is, by phrases of torch's errors."""
+
 
 def missing_derivative(error: Exception, way_out: str) -> UnsupportedOperation | None:
-    """Translate autograd's error about a missing derivative; None for any other error."""
+    """Translate autograd's error about a derivative that it cannot compute; None for any other error."""
     text = str(error)
+    for phrase, problem in _IMPOSSIBLE.items():
+        if phrase in text:
+            return UnsupportedOperation(f"{problem}, or {way_out}")
     if isinstance(error, UnsupportedOperation) or not any(all(part in text for part in parts) for parts in _MISSING):
         return None
     return UnsupportedOperation(f"{text.strip().splitlines()[0].rstrip('.')}; {way_out}")

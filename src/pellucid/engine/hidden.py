@@ -28,7 +28,8 @@ def split_name(name: str) -> tuple[str, int | None]:
     (('layer1.0.relu', 1), ('fc', None))
     """
     path, mark, index = name.rpartition("@")
-    return (path, int(index)) if mark and index.isdecimal() else (name, None)
+    # only one spelling of each index, so that different names stand for different outputs
+    return (path, int(index)) if mark and index.isdecimal() and index == str(int(index)) else (name, None)
 
 
 def check_names(model: nn.Module, names: Sequence[str]) -> None:
@@ -39,6 +40,9 @@ def check_names(model: nn.Module, names: Sequence[str]) -> None:
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise ConfigError(f"the layer {repeated[0]!r} is named twice; name each layer once.")
+    both = [path for path in paths if path in names and f"{path}@0" in names]
+    if both:
+        raise ConfigError(f"{both[0]!r} and '{both[0]}@0' are the same output; name each layer once.")
 
 
 @dataclass(eq=False)
@@ -55,7 +59,8 @@ class _Module:
         if self.calls == 0:
             raise ModelError(
                 f"layer {self.path!r} is not used in the model's forward pass, or only after the explained unit; name "
-                "a layer that is."
+                "a layer that is. Containers such as nn.ModuleList, and modules of an exported program, are not called "
+                "themselves."
             )
         options = ", ".join(repr(f"{self.path}@{call}") for call in range(min(self.calls, 4)))
         more = ", …" if self.calls > 4 else ""
@@ -64,11 +69,12 @@ class _Module:
                 f"layer {self.path!r} is called {self.calls} times in a forward pass, and each call has its own "
                 f"output; name one of them: {options}{more}."
             )
+        times = "once" if self.calls == 1 else f"{self.calls} times"
         missing = [name for call, name in self.wanted.items() if call is not None and call >= self.calls]
         if missing:
             raise ModelError(
-                f"there is no {missing[0]!r}: the module is called {self.calls} times in a forward pass; name one of "
-                f"{options}{more}."
+                f"there is no {missing[0]!r}: the module is called {times} in a forward pass; name "
+                f"{'one of ' if self.calls > 1 else ''}{options}{more}."
             )
 
 

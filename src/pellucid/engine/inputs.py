@@ -74,8 +74,8 @@ def one_tensor(x: Any, model: Model | None = None, what: str = "the images") -> 
 def as_inputs(x: Any, model: Model | None = None, what: str = "the images") -> "Tensor | Several":
     """Return the inputs that a user passes as a tensor, or as `Several`.
 
-    NumPy arrays and nested lists of numbers become tensors on the model's device, floats in its dtype. Raises
-    `ShapeError`, which describes what was received, for anything that is not made of numbers.
+    NumPy arrays, data frames and nested lists of numbers become tensors on the model's device, floats in its dtype.
+    Raises `ShapeError`, which describes what was received, for anything that is not made of numbers.
 
     >>> import torch
     >>> as_inputs({"image": np.zeros((2, 3)), "mask": torch.ones(2, dtype=torch.bool)}).names
@@ -84,6 +84,8 @@ def as_inputs(x: Any, model: Model | None = None, what: str = "the images") -> "
     if isinstance(x, Tensor):
         check_tensor(x, what)
         return x
+    if hasattr(x, "columns") and hasattr(x, "to_numpy"):  # a data frame of pandas or polars
+        x = x.to_numpy()
     if isinstance(x, np.ndarray) or is_numbers(x):
         return converted(x, model, what)
     if isinstance(x, tuple | list | Mapping):

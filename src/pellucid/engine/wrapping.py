@@ -211,11 +211,12 @@ def _hides(name: str, layers: Sequence[str] | None) -> bool:
 def _refuse_script(name: str, need: Need) -> NoReturn:
     problem = "which hides its operations from Python" if need == "operations" else "whose layers cannot be read"
     # a layer outside the scripted module can be read
-    other = "" if need == "operations" or not name else f"name a layer outside {name!r} with layer='…', "
+    other = "" if need == "operations" or not name else f"name a layer outside {name!r}, "
+    methods = "a method that needs only derivatives or forward passes"
     raise UnsupportedOperation(
         f"{_place(name)} is a ScriptModule, {problem}; explain the model as it was before torch.jit.trace or "
-        f"torch.jit.script, {other}or choose a method that needs only derivatives or forward passes, such as "
-        "'integrated_gradients', 'gradient' or 'occlusion'."
+        f"torch.jit.script, {other}or explain its inputs by {methods}, such as 'integrated_gradients', 'gradient' or "
+        "'occlusion'."
     )
 
 

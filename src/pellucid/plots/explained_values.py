@@ -44,7 +44,7 @@ def _draw(canvas: Canvas, row: Explained, top: float) -> None:
         canvas.text(MARGIN + NAME_DOTS - 8, top + (line + 0.5) * LINE_DOTS, name, size=TEXT, ha="right", va="center")
         own = float(row.relevance[index])
         axes.annotate(
-            f"{own:+.{_decimals(limit)}f}", (own, line), (4 if own >= 0 else -4, 0), textcoords="offset points",
+            _signed(own, _decimals(limit)), (own, line), (4 if own >= 0 else -4, 0), textcoords="offset points",
             ha="left" if own >= 0 else "right", va="center", size=SMALL, color=INK,
         )  # fmt: skip
     y = top + len(chosen) * LINE_DOTS + 4
@@ -55,6 +55,11 @@ def _draw(canvas: Canvas, row: Explained, top: float) -> None:
         rest = float(np.nansum(row.relevance)) - float(np.nansum(relevance))
         text = f"The {MOST} most relevant of {len(row.values)} values; the others sum to {rest:.4g}."
         canvas.text(MARGIN, y + LINE_DOTS, text, size=SMALL, color=PALE, va="top")
+
+
+def _signed(value: float, decimals: int) -> str:
+    text = f"{value:+.{decimals}f}"
+    return "0" if float(text) == 0 else text  # no sign, as in −0.00
 
 
 def _decimals(limit: float) -> int:
