@@ -398,6 +398,23 @@ def test_a_silent_layer_has_no_relevance_rather_than_an_error(name) -> None:
     assert not create_analyzer(name, Silent(), **options).analyze(x, 1, to="first").any()
 
 
+@pytest.mark.parametrize("name", ["occlusion", "shapley_sampling"])
+def test_models_that_mix_a_batch_run_one_by_one_at_layers(name) -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x).relu()
+            return self.last(2 * hidden - hidden.mean(0, keepdim=True))
+
+    torch.manual_seed(0)
+    x, analyzer = torch.rand(3, 4), create_analyzer(name, Mixing())
+    alone = torch.cat([analyzer.analyze(one[None], 1, to="first") for one in x])
+    torch.testing.assert_close(analyzer.analyze(x, 1, to="first"), alone)
+
+
 @pytest.mark.parametrize("name", ["integrated_gradients", "occlusion", "shapley_sampling"])
 def test_layers_without_relevance_are_refused_before_the_work_at_others(name, reused) -> None:
     passes: list[int] = []

@@ -88,3 +88,18 @@ def test_tokens_are_drawn_over_the_image() -> None:
     text = "\n".join(one.get_text() for one in figure.texts)
     first, total = (f"{float(value):.4g}" for value in (explanation.relevance[0, 0].sum(), explanation.relevance.sum()))
     assert f"Output of mix; {first} of the map's sum, {total}, is at the first token" in text
+
+
+def test_three_channels_of_a_volume_are_no_colors() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv3d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(192, 2))
+    explained = create_analyzer("lrp.epsilon", model).explain(torch.rand(1, 1, 6, 6, 6), 1, to=["0", "1"])
+    figure = explained.figure()
+    pictures = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
+    assert all(picture.ndim == 2 for picture in pictures)
+    activations = explained["0"].activations[0].mean(0)
+    scaled = (activations - activations.min()) / (activations.max() - activations.min())
+    np.testing.assert_allclose(pictures[0], scaled[0], atol=1e-5)
+    text = " ".join(one.get_text() for one in figure.texts)
+    assert "Activations are averaged over channels and drawn from each layer's smallest" in text
+    assert "Input values" not in text

@@ -195,3 +195,16 @@ def test_controls_are_never_recommended(result):
     assert set(CONTROLS) <= set(result.evaluation.methods)
     assert all(name in METRICS for name in result.evaluation.metrics)
     assert np.isfinite([one.rank for one in result.ranking]).all()
+
+
+def test_functions_and_tables_have_defaults_of_their_own():
+    weights = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    table = torch.rand(14, 5, generator=torch.Generator().manual_seed(0))
+    result = pellucid.recommend(pellucid.function(lambda x: x @ weights), table, budget=20_000)
+    assert {*result.evaluation.methods, *result.excluded} >= {"feature_ablation", "kernel_shap"}
+    assert "gradient" not in result.evaluation.methods
+    assert set(result.evaluation.metrics) == {
+        "selectivity", "insertion(removal=zero)", "sensitivity_n", "random_logit(kind=spearman)",
+    }  # fmt: skip
+    own = pellucid.recommend(nn.Linear(5, 3), table, methods=["input_x_gradient"], budget=20_000)
+    assert any(label.startswith("parameter_randomisation") for label in own.evaluation.metrics)

@@ -235,7 +235,7 @@ def _inside(subject: Subject, layer: str, values: Tensor, images: Tensor) -> Sub
     model = FromLayer(subject.model, layer, values.shape[1:], images.shape[1:])
     own = Subject(model, replace(subject.readout, layers=()), what=subject.what)
     own.begin()
-    own.first, own.received = subject.first, subject.received
+    own.first, own.received, own.is_mixed = subject.first, subject.received, subject.is_mixed
     return own
 
 

@@ -189,8 +189,14 @@ def _shown_parts(one: "Explanation") -> Iterator[tuple[str, Tensor, Tensor]]:
     if not one.layer:
         yield from _parts("", one.inputs, one.relevance)
         return
-    assert one.activations is not None
-    yield "", one.activations if _plane(one) is None else one.inputs, one.relevance
+    values, relevance = one.activations, one.relevance
+    assert values is not None
+    if _plane(one) is not None:
+        yield "", one.inputs, relevance
+    elif values.ndim > 3:  # three channels of a hidden layer are no colors
+        yield "", values.mean(1, keepdim=True), relevance.sum(relevance.ndim - values.ndim + 1, keepdim=True)
+    else:
+        yield "", values, relevance
 
 
 def _plane(one: "Explanation") -> Plane | None:
@@ -244,9 +250,12 @@ def _row(one: "Explanation", image: int, values: np.ndarray, maps: np.ndarray, s
 
 def _scale(one: "Explanation", inputs: Tensor) -> tuple[float, float]:
     """Return the values drawn as black and white: the same for the whole batch."""
-    if one.display.scale is not None:
+    is_own = one.layer and _plane(one) is None  # the layer's own output, rather than the image, is drawn
+    if one.display.scale is not None and not is_own:
         return one.display.scale
     low, high = float(inputs.min()), float(inputs.max())
+    if is_own:
+        return low, high
     return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
 
 
@@ -254,6 +263,10 @@ def _scale_note(one: "Explanation") -> list[str]:
     """Describe the value range of images outside [0, 1]; empty otherwise."""
     parts = list(_shown_parts(one))
     scales = [(name, _scale(one, inputs)) for name, inputs, _ in parts if inputs.ndim >= 4]
+    if scales and one.layer and _plane(one) is None:
+        return [
+            "activations are averaged over channels and drawn from each layer's smallest (black) to its largest (white)"
+        ]
     return [
         f"{f'Values of {name}' if name else 'Input values'} are drawn from {low:.3g} (black) to {high:.3g} (white)."
         for name, (low, high) in scales

@@ -43,7 +43,7 @@ def too_small(finish: Finish, budget: int, methods: int) -> str:
     if not finish.wanted:
         return f"No method is recommended: each one was excluded, for example {_example(finish)}"
     return (
-        f"No method is recommended: comparing {methods} methods on {FEWEST_IMAGES} images takes about "
+        f"No method is recommended: comparing {quantity(methods, 'method')} on {FEWEST_IMAGES} images takes about "
         f"{finish.wanted:,} forward passes, and differences on fewer images can hardly be significant. The budget is "
         f"{budget:,}; raise it, or pass fewer methods or metrics."
     )

@@ -27,7 +27,7 @@ from pellucid.evaluation._constancy import ignores_the_image
 from pellucid.evaluation._evaluation import Evaluation, Scores
 from pellucid.evaluation._metric import Metric
 
-__all__ = ["Plan", "Record", "make_case", "plan", "run"]
+__all__ = ["Plan", "Record", "make_case", "plan", "run", "suited_to"]
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,15 @@ _ALTERNATIVES: tuple[tuple[str, Any], ...] = (
     ("removal", "zero"), ("kind", "spearman"), ("perturbation", "gaussian"), ("tolerance", 0), ("noises", 2),
 )  # fmt: skip
 """Options with which metrics need no neighbors."""
+
+
+def suited_to(metric: Metric, axes: int) -> Metric | None:
+    """Return a metric for inputs with this number of axes: as it is, or with another option; None if there is none."""
+    kind = KINDS.get(axes)
+    if kind is None or kind in metric.accepts:
+        return metric  # inputs of no kind are refused later
+    options = (option for option in _ALTERNATIVES if kind in _with(metric, *option))
+    return next((replace(metric, **{name: value}) for name, value in options), None)
 
 
 def _with(metric: Metric, name: str, value: object) -> frozenset[Kind]:

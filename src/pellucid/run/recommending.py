@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.attribution import Analyzer
 from pellucid.attribution._explanation import without_warnings
+from pellucid.attribution._function import ArrayFunction
 from pellucid.core.errors import ConfigError, ShapeError, UnknownName
 from pellucid.core.isolation import isolated
 from pellucid.core.options import check_argument
@@ -21,13 +22,18 @@ from pellucid.evaluation._passes import counted
 from pellucid.evaluation._race import FEWEST_IMAGES, balanced, race
 from pellucid.evaluation._recommendation import FAITHFULNESS
 from pellucid.evaluation._recommended import Recommended, concluded
-from pellucid.evaluation._run import Plan, make_case, plan
+from pellucid.evaluation._run import Plan, make_case, plan, suited_to
 
 __all__ = ["BUDGETS", "RACE_METRICS", "recommend"]
 
 RACE_METRICS = ("selectivity", "insertion", "sensitivity_n", "random_logit", "parameter_randomisation")
 """The default metrics: three faithfulness metrics that fail in different ways, and two checks. Of the former, one
 removes patches, the most relevant first; one adds pixels to a blurred image; one removes random sets."""
+FUNCTION_METHODS: Mapping[bool, tuple[str, ...]] = {
+    True: ("occlusion", "rise", "shapley_sampling", "kernel_shap", "lime"),
+    False: ("feature_ablation", "shapley_sampling", "kernel_shap", "lime"),
+}
+"""The default methods for a function of arrays: those that only need outputs, for images and for tables."""
 BUDGETS: Mapping[str, int] = {"small": 60_000, "default": 240_000, "large": 2_400_000}
 """Forward passes of one image, by name."""
 FEWEST_PASSES = 1000
@@ -59,12 +65,12 @@ def recommend(
     Args:
         model: a classifier from images to logits, (batch, class) with at least two classes. It is not modified.
         images: (image, channel, height, width) floats in [0, 1], unseen in training if possible; also signals, volumes
-            and tables, for metrics that accept them.
+            and tables.
         labels: (image,) true classes. The images are drawn evenly over them; by default, over the predicted classes.
         methods: method names, or analyzers of this model if a method needs options or was fitted; by default, one or
-            two of each family.
+            two of each family, and for a `pellucid.function` those that only need outputs.
         metrics: metric names or configured metrics, at least one of them a faithfulness metric. The others are checks,
-            measured on the first images only.
+            measured on the first images only. Those of the default are configured for the kind of input.
         budget: largest number of forward passes of one image: a number, or `"small"` (60,000), `"default"` (240,000)
             or `"large"` (2,400,000). Backward passes are not counted. Adaptive methods may exceed it slightly.
         seed: random seed.
@@ -132,8 +138,8 @@ def _request(
         model,
         images,
         targets,
-        DEFAULT_METHODS if methods is None else methods,
-        RACE_METRICS if metrics is None else metrics,
+        _default_methods(model, images) if methods is None else methods,
+        _default_metrics(model, images) if metrics is None else metrics,
         seed=seed,
     )
     if not any(METRICS.name_of(type(metric)) in FAITHFULNESS for metric in request.metrics.values()):
@@ -142,6 +148,17 @@ def _request(
             f"{', '.join(name for name in FAITHFULNESS if name != 'roar')}."
         )
     return request
+
+
+def _default_methods(model: Network, images: Tensor) -> Sequence[str]:
+    return FUNCTION_METHODS[images.ndim > 2] if isinstance(model, ArrayFunction) else DEFAULT_METHODS
+
+
+def _default_metrics(model: Network, images: Tensor) -> list[Metric]:
+    # a function has no weights, so no map could pass the check that it depends on them
+    names = [name for name in RACE_METRICS if name != "parameter_randomisation" or not isinstance(model, ArrayFunction)]
+    suited = [suited_to(METRICS[name](), images.ndim) for name in names]
+    return [metric for metric in suited if metric is not None]
 
 
 def _checked_labels(labels: Any, count: int) -> Tensor:
