@@ -1,10 +1,12 @@
 """Shared test setup: type checks, one thread, number of processes, reference folder, MNIST and the native kernel."""
 
 import ctypes
+import gc
 import getpass
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from typechecked import check_package
 
+gc.disable()  # until all tests are collected
 check_package("pellucid")
 os.environ["OMP_NUM_THREADS"] = "1"  # set before torch is imported; the programs that tests start inherit it
 
@@ -50,6 +53,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         config.option.markexpr == "slow" and collection_path.suffix == ".py" and not may_be_slow(collection_path)
     )
     return True if is_without else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Leave all that was imported and collected, which stays, out of the garbage collections of the tests."""
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,5 +1,8 @@
 """The type checks that all other tests run under."""
 
+import gc
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -56,3 +59,54 @@ def test_results_and_fields_without_axes_are_checked() -> None:
 def test_a_name_that_is_not_there_allows_everything() -> None:
     assert str(evaluated("Nowhere", {})) == "typing.Any"
     assert evaluated("list['Tensor']", {"Tensor": Tensor}) == list[Tensor]
+
+
+def test_functions_inside_of_others_are_checked_around_their_own_values() -> None:
+    def outer(value: object) -> Callable[..., list[object]]:
+        @check
+        def inner(count: int, *, more: "float" = 1.0) -> list[object]:
+            return [value, count, more] if count else value  # type: ignore[return-value]
+
+        return inner
+
+    first, second = outer(Tensor), outer("a")
+    assert first.__code__ is second.__code__  # compiled once
+    assert first(1) == [Tensor, 1, 1.0]
+    assert second(2, more=3) == ["a", 2, 3]
+    assert first(1) == [Tensor, 1, 1.0]
+    for one in (first, second):
+        for arguments, options in ((("1",), {}), ((1,), {"more": "1"}), ((0,), {})):
+            with pytest.raises(TypeCheckError):
+                one(*arguments, **options)
+
+
+def test_checks_keep_no_values_alive() -> None:
+    class Value: ...
+
+    def outer(value: Value) -> Callable[[int], Value]:
+        @check
+        def inner(count: int) -> Value:
+            return value
+
+        return inner
+
+    value = Value()
+    alive = weakref.ref(value)
+    assert outer(value)(1) is value
+    del value
+    gc.collect()
+    assert alive() is None
+
+
+def test_annotations_that_differ_between_calls_are_each_checked() -> None:
+    def outer(kind: type) -> Callable[[object], object]:
+        @check
+        def inner(value: kind) -> object:  # type: ignore[valid-type]
+            return value
+
+        return inner
+
+    assert outer(int)(1) == 1
+    assert outer(str)("a") == "a"
+    with pytest.raises(TypeCheckError):
+        outer(str)(1)

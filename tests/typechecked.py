@@ -13,7 +13,7 @@ from functools import partial, update_wrapper
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import cache_from_source
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, get_args, get_type_hints
 from unittest.mock import patch
 
@@ -43,40 +43,53 @@ def check(thing: Any) -> Any:
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     known = _earlier.get(id(function.__code__))
     if known is not None and known.written == function.__annotations__:
-        return known.copied(function)
+        return known.around(function)
     written = function.__annotations__
     read = {name: evaluated(annotation, function.__globals__) for name, annotation in written.items()}
     if any(map(names_axes, read.values())):
         return jaxtyped(function, typechecker=by_beartype)
+    if "<locals>" in function.__qualname__:
+        return _kept(function, read).around(function)
     function.__annotations__ = read
     result = by_beartype(function)
     function.__annotations__ = result.__annotations__ = written
-    if "<locals>" in function.__qualname__ and FUNCTION in (result.__kwdefaults__ or ()):
-        _earlier[id(function.__code__)] = Checked(function.__code__, dict(written), result)
     return result
 
 
 @dataclasses.dataclass(frozen=True)
-class Checked:
+class Checks:
     """The checks of a function inside of another one, which is created anew by each call of the outer function."""
 
     code: CodeType  # kept, so that no other code has its address
     written: dict[str, Any]
-    result: FunctionType
+    empty: Callable[..., Any]
+    """The checks around a copy of the function whose closure is empty, which keeps no values alive."""
 
-    def copied(self, function: FunctionType) -> FunctionType:
-        """Return the same checks around another closure; writing and compiling them takes about a millisecond."""
-        made = self.result
-        copy = FunctionType(made.__code__, made.__globals__, made.__name__, made.__defaults__, made.__closure__)
-        copy.__kwdefaults__ = made.__kwdefaults__ | {FUNCTION: function}
-        copy.__dict__.update(made.__dict__)
-        return update_wrapper(copy, function)
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the same checks around a function; to write and compile them anew takes about a millisecond."""
+        if FUNCTION not in (self.empty.__kwdefaults__ or ()):
+            return function  # nothing to check
+        made = FunctionType(self.empty.__code__, self.empty.__globals__)
+        made.__kwdefaults__ = self.empty.__kwdefaults__ | {FUNCTION: function}
+        made.__dict__.update(self.empty.__dict__)
+        return update_wrapper(made, function)
 
 
 FUNCTION = "__beartype_func"
 """The argument in which the functions that beartype writes find the checked one."""
 
-_earlier: dict[int, Checked] = {}
+_earlier: dict[int, Checks] = {}
+
+
+def _kept(function: Callable[..., Any], read: dict[str, Any]) -> Checks:
+    cells = tuple(CellType() for _ in function.__closure__ or ())
+    copy = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
+    copy = update_wrapper(copy, function)
+    del copy.__wrapped__
+    copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, read
+    checks = Checks(function.__code__, dict(function.__annotations__), by_beartype(copy))
+    _earlier[id(function.__code__)] = checks
+    return checks
 
 
 def evaluated(annotation: Any, names: dict[str, Any]) -> Any:

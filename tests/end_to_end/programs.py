@@ -29,6 +29,7 @@ IMPORTED = [
     "sklearn.manifold",
     "tensorboard.summary.writer.event_file_writer",
     "torch._dynamo",
+    "torch.distributed.run",
     "pellucid.run.pipeline",
 ]
 """Modules that take a run most of its first seconds. Those of the tests cannot be among them."""
@@ -47,15 +48,35 @@ class Program:
     """A running `pellucid ARGUMENTS`, with its own standard streams, signal handlers and resource limits."""
 
     def __init__(
-        self, *arguments: object, constants: Mapping[str, Any] | None = None, file_size_limit: int | None = None
+        self,
+        *arguments: object,
+        constants: Mapping[str, Any] | None = None,
+        file_size_limit: int | None = None,
+        variables: Mapping[str, str] | None = None,
+        main: str = "pellucid.cli.main.main",
     ) -> None:
-        """Start it; `constants` replaces constants of the package, and `file_size_limit` is in bytes."""
+        """Start it.
+
+        Parameters
+        ----------
+        arguments
+            Its command line.
+        constants
+            New values of constants of the package.
+        file_size_limit
+            In bytes.
+        variables
+            More environment variables.
+        main
+            Full name of another function to run, which receives the command line.
+        """
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)
         self._streams = Path(mkdtemp())
         given = [str(argument) for argument in arguments]
         self._process: BaseProcess = context.Process(
-            target=_run, args=(given, dict(constants or {}), file_size_limit, self._streams, dict(os.environ))
+            target=_run,
+            args=(main, given, dict(constants or {}), file_size_limit, self._streams, os.environ | (variables or {})),
         )
         self._process.start()
 
@@ -80,6 +101,7 @@ class Program:
 
 
 def _run(
+    main: str,
     arguments: list[str],
     constants: dict[str, Any],
     file_size_limit: int | None,
@@ -101,6 +123,7 @@ def _run(
     for place, value in constants.items():
         module, _, name = place.rpartition(".")
         setattr(import_module(module), name, value)
-    from pellucid.cli.main import leave, main
+    from pellucid.cli.main import leave
 
-    leave(main(arguments))
+    module, _, name = main.rpartition(".")
+    leave(getattr(import_module(module), name)(arguments) or 0)

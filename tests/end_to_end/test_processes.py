@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from interrupts import heed
+from programs import Program
 
 import pellucid
 from pellucid.cli import main
@@ -28,18 +26,19 @@ SOME = ("--epochs", "2", "--hooks", "confusion_matrix,saliency,tsne,projector,le
 """Two epochs with hooks of each kind: earlier arrays, films, an embedding, and one at the end."""
 
 
-def torchrun(*arguments, folder=None):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(RUNNER), *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder, preexec_fn=heed
-    )
+def torchrun(*arguments):
+    """Start `torchrun` with two processes."""
+    two = ("--nproc-per-node", 2, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", RUNNER)
+    return Program(*two, *arguments, main="torch.distributed.run.main", variables={"OMP_NUM_THREADS": "1"})
 
 
-def finish(process, seconds=180):
-    out, err = process.communicate(timeout=seconds)
-    return process.returncode, out, err
+def ranks_of(*arguments):
+    """Run two processes without torchrun, whose own take seconds to import everything, and return how they ended."""
+    (port,) = free_ports(1)
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    each = [{"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    programs = [Program(*arguments, variables=world | rank) for rank in each]
+    return [program.finish() for program in programs]
 
 
 def read_json(path):
@@ -62,10 +61,10 @@ def one(tmp_path_factory):
 def two(tmp_path_factory):
     """A run with two processes."""
     save = tmp_path_factory.mktemp("two")
-    code, out, err = finish(torchrun(*SMALL, *SOME, "--save", save))
-    assert code == 0, err
-    assert out.count("Epoch 2/2") == 1
-    assert "another process" not in err
+    ended = torchrun(*SMALL, *SOME, "--save", save).finish(180)
+    assert ended.code == 0, ended.err
+    assert ended.out.count("Epoch 2/2") == 1
+    assert "another process" not in ended.err
     return save
 
 
@@ -138,32 +137,32 @@ def test_run_of_two_is_resumed_however_it_ended(tmp_path):
     wait_for(save / "models/last.ckpt")
     ranks = children(process)
     process.send_signal(signal.SIGTERM)
-    _, out, _ = finish(process, 60)
+    ended = process.finish(60)
     assert not is_any_alive(ranks)
-    assert f"--resume --save {save}" in out
+    assert f"--resume --save {save}" in ended.out
     assert read_json(save / "run.json")["status"] == "interrupted"
 
     for rank in (0, 1):
         process = resumed(save)
         ranks = children(process)
         os.kill(ranks[rank], signal.SIGKILL)
-        code, _, err = finish(process, 60)
-        assert code != 0
+        ended = process.finish(60)
+        assert ended.code != 0
         assert not is_any_alive(ranks)
-        assert "Traceback" not in err.replace("Traceback : Signal", "").split("torch/distributed")[0]
-        assert err.count("pellucid:") <= 1
+        assert "Traceback" not in ended.err.replace("Traceback : Signal", "").split("torch/distributed")[0]
+        assert ended.err.count("pellucid:") <= 1
 
     process = resumed(save)
     process.send_signal(signal.SIGINT)
-    finish(process)
+    process.finish(180)
     assert read_json(save / "run.json")["status"] in ("interrupted", "running", "failed")
 
     lines = lines_of(save)
     # serial: with a report after each epoch, the signal comes before the last one
-    process = subprocess.Popen([sys.executable, RUNNER, "--resume", "--serial", "--save", save], preexec_fn=heed)
+    process = Program("run", "--resume", "--serial", "--save", save)
     wait_for_lines(save / "metrics.jsonl", lines + 1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.finish(60).code == 130
     epochs = [json.loads(line)["epoch"] for line in (save / "metrics.jsonl").read_text().splitlines()]
     assert epochs == list(range(len(epochs)))
 
@@ -193,7 +192,7 @@ def is_any_alive(numbers):
     return any(Path(f"/proc/{number}").exists() for number in numbers)
 
 
-def test_failed_hook_gives_all_processes_the_same_exit_code(tmp_path):
+def test_failed_hook_gives_all_processes_the_same_exit_code(tmp_path, monkeypatch):
     (tmp_path / "nets_of_test.py").write_text(
         "from torch import nn\n"
         "from pellucid.hooks.projector import Projector\n"
@@ -202,10 +201,10 @@ def test_failed_hook_gives_all_processes_the_same_exit_code(tmp_path):
         "def net(classes): return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))\n"
     )
     arguments = (*SMALL, "--epochs", 1, "--model", "nets_of_test:net", "--hooks", "projector,confusion_matrix")
-    code, out, err = finish(torchrun(*arguments, "--save", tmp_path / "save", folder=tmp_path))
-    assert code == 1
-    assert out.count("hook projector failed at epoch 1") == 1
-    assert len(re.findall(r"exitcode  : 1", err)) == 2
+    monkeypatch.chdir(tmp_path)
+    ended = ranks_of("run", *arguments, "--save", tmp_path / "save")
+    assert [rank.code for rank in ended] == [1, 1], ended
+    assert [rank.out.count("hook projector failed at epoch 1") for rank in ended] == [1, 0]
     record = read_json(tmp_path / "save/run.json")
     assert record["status"] == "finished"
     assert [failed["epoch"] for failed in read_json(tmp_path / "save/manifest.json")["failures"]] == [0, 1]
@@ -218,30 +217,14 @@ INVALID = {
 }
 """Arguments and the error message of each."""
 
-RANK_OF_INVALID = """
-import os
-from pellucid.cli import main
-for port, line in {lines!r}:
-    os.environ["MASTER_PORT"] = str(port)
-    assert main(line) != 0
-"""
-
 
 def test_invalid_arguments_are_reported_once(tmp_path):
-    """The same two processes try one command line after the other."""
-    lines = [["run", *SMALL, *arguments, "--save", str(tmp_path / "save")] for arguments in INVALID]
-    program = RANK_OF_INVALID.format(lines=list(zip(free_ports(len(lines)), lines, strict=True)))
-    processes = []
-    for rank in ("0", "1"):
-        world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        command = [sys.executable, "-c", program]
-        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | world))
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    reported = [[line for line in error.splitlines() if line.startswith("pellucid:")] for error in errors]
-    assert [len(of_rank) for of_rank in reported] == [3, 0], errors
-    for message, line in zip(INVALID.values(), reported[0], strict=True):
-        assert message in line
+    for arguments, message in INVALID.items():
+        ended = ranks_of("run", *SMALL, *arguments, "--save", tmp_path / "save")
+        assert all(rank.code != 0 for rank in ended), ended
+        reported = [[line for line in rank.err.splitlines() if line.startswith("pellucid:")] for rank in ended]
+        assert [len(of_rank) for of_rank in reported] == [1, 0], ended
+        assert message in reported[0][0]
 
 
 def free_ports(count):
