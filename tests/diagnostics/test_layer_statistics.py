@@ -500,6 +500,7 @@ def test_a_model_that_mixes_a_batch_receives_the_images_one_by_one() -> None:
     [
         (torch.rand(2, 4), {"layers": 0}, ConfigError, "at least 1"),
         (torch.rand(2, 4), {"layers": True}, ConfigError, "whole number"),
+        (torch.rand(2, 4), {"layers": []}, ConfigError, "name at least one layer"),
         (torch.rand(2, 4), {"layers": "head"}, UnknownName, "no layer 'head'"),
         (torch.rand(2, 6), {}, ShapeError, "Linear '0' expects 4 features"),
         (torch.zeros(2, 4, dtype=torch.uint8), {}, ShapeError, "uint8"),

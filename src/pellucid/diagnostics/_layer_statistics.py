@@ -131,7 +131,9 @@ def _chosen(found: Survey, layers: Sequence[str] | str | int | None) -> list[Lay
     if isinstance(layers, int):
         count = min(layers, len(found.places))
         return [found.places[round(n * (len(found.places) - 1) / max(count - 1, 1))] for n in range(count)]
-    wanted = [layers] if isinstance(layers, str) else layers
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    if not wanted:
+        raise ConfigError("layers is empty; name at least one layer, or omit the argument for all of them.")
     known = {place.name: place for place in found.places}
     for name in wanted:
         if name not in known:
