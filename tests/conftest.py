@@ -6,6 +6,7 @@ import getpass
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -73,10 +74,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"mention the marker slow in the file of {lost[0]}, or -m slow does not find it")
 
 
-def pytest_runtest_setup() -> None:
-    """Return to one thread, since a run with `--threads` sets the number of the whole process."""
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Return to one thread, since a run with `--threads` sets the number of the whole process, and seed torch.
+
+    Otherwise the random numbers of a test would depend on the tests that its process ran before.
+    """
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+        torch.manual_seed(zlib.crc32(item.nodeid.encode()))
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,8 @@ PROBE_SHARE = 1e-3
 exceed float32 rounding."""
 ROUNDING = 64
 """Changes up to this many machine epsilons of the largest output count as rounding."""
+REPEATS = 3
+"""Repetitions of a call that has to show a missing derivative, to tell it from a random output."""
 SAMPLE = 32
 """Number of entries of a row to inspect before the whole row."""
 
@@ -193,14 +195,13 @@ def unseen_changes(call: Callable[[Tensor], Tensor], x: Tensor, is_zero: Tensor)
     These are compared with the outputs at a nearby input. If an output differs by more than rounding, and its
     derivative is exactly zero there as well, autograd does not see the dependence. An output that does not change is
     constant (a dead ReLU), and one with a derivative nearby is at a kink or a stationary point (a black image under a
-    network without biases); zero is correct for both.
+    network without biases); zero is correct for both. Outputs that change when `call` is repeated at `x` are random, and
+    show nothing: then none is marked.
     """
     here = call(x.detach().clone().requires_grad_()).detach()  # with a graph, so that both passes round identically
     leaf = _nearby(x, is_zero.any(1)).requires_grad_()
     there = call(leaf)
-    scale = torch.maximum(here.abs(), there.detach().abs()).amax(1, keepdim=True)
-    change = (there.detach() - here).abs()
-    unseen = is_zero & (change > ROUNDING * torch.finfo(here.dtype).eps * scale)
+    unseen = is_zero & _differ(here, there.detach())
     for index in unseen.any(0).nonzero().flatten().tolist():
         # no output has a derivative nearby either, so all marked ones stay marked
         if not there.requires_grad:
@@ -210,7 +211,20 @@ def unseen_changes(call: Callable[[Tensor], Tensor], x: Tensor, is_zero: Tensor)
         if slope is not None:
             still_zero = zero_rows(slope)
             unseen[:, index] &= torch.zeros_like(unseen[:, index]) if still_zero is None else still_zero
+    if bool(unseen.any()) and any(_is_random(call, x, here) for _ in range(REPEATS)):
+        unseen = torch.zeros_like(unseen)
     return unseen
+
+
+def _is_random(call: Callable[[Tensor], Tensor], x: Tensor, here: Tensor) -> bool:
+    return bool(_differ(here, call(x.detach().clone().requires_grad_())).any())
+
+
+def _differ(one: Tensor, other: Tensor) -> Tensor:
+    """Return a mask (batch, output) of outputs that differ by more than rounding."""
+    one, other = one.detach(), other.detach()
+    scale = torch.maximum(one.abs(), other.abs()).amax(1, keepdim=True)
+    return (one - other).abs() > ROUNDING * torch.finfo(one.dtype).eps * scale
 
 
 def slope_or_none(score: Tensor, leaf: Tensor) -> Tensor | None:
