@@ -9,6 +9,7 @@ is exact, up to rounding. It is also checked against complete passes, which are 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -86,9 +87,14 @@ def local_part(trials: Trials, index: Tensor, masks: int) -> LocalPart | None:
     """
     # Without a kernel, nothing in the local part would be worth saving.
     has_kernels = any(weight.ndim > 2 for weight in trials.subject.model.parameters())
-    reach = reach_of_segments(index) if index.ndim > 1 and has_kernels else None
-    if reach is None or reach.numel() > MOST_REACHES:
+    size = (int(index.max()) + 1) * index[0].numel()
+    if index.ndim < 2 or not has_kernels or size > MOST_REACHES:
         return None
+    digest = sha256(index.to("cpu").contiguous().numpy().tobytes()).digest()
+    key = ("local", masks, trials.images.shape, trials.images.dtype, digest)
+    if key in trials.subject.layers:  # an earlier call has found that it saves too little
+        return None
+    reach = reach_of_segments(index)
     most, best, gain = max(1, masks // FEWEST_PER_COMBINATION).bit_length() - 1, None, LEAST_GAIN
     # A deeper local part needs more colors, so each number of colors has a deepest part.
     while most > 0:
@@ -97,8 +103,11 @@ def local_part(trials: Trials, index: Tensor, masks: int) -> LocalPart | None:
         if (own := survey.gain(masks, len(trials.images))) > gain:
             best, gain = survey, own
         # With fewer colors, the local part cannot be larger.
-        most = survey.depth - 1 if survey.share > gain else 0
-    return None if best is None else _combined(trials, index, reach, best)
+        most = min(most, survey.depth) - 1 if survey.share > gain else 0
+    part = None if best is None else _combined(trials, index, reach, best)
+    if part is None:
+        trials.subject.layers[key] = None
+    return part
 
 
 def _combined(trials: Trials, index: Tensor, reach: Tensor, survey: "_LocalRecording") -> LocalPart | None:
@@ -150,10 +159,11 @@ class _LocalRecording(Recording):
     def __init__(self, images: Tensor, reach: Tensor, most: int) -> None:
         super().__init__()
         self.sources: list[_Source] = []
-        self.colors = [0] * len(reach)
-        """Color of each segment."""
         self._images, self._most = images, most
-        self._neighbors = torch.eye(len(reach), dtype=torch.bool, device="cpu")
+        self._neighbors = neighbors_in(reach)  # segments that differ by channel are neighbors from the start
+        self.colors = colors_of(self._neighbors)
+        """Color of each segment."""
+        self.is_possible = self.depth <= most
         self._reaches: Any = WeakTensorKeyDictionary()
         self._reaches[images] = reach
         self._products = {True: 0.0, False: 0.0}
@@ -233,11 +243,7 @@ class _LocalRecording(Recording):
         return storage_key(tensor) in {storage_key(source.owner) for source in self.sources}
 
     def _keep(self, value: object, reach: Tensor) -> None:
-        if (
-            isinstance(value, Tensor)
-            and value.shape[2:] == reach.shape[1:]
-            and len(value) == len(self._images)
-        ):
+        if isinstance(value, Tensor) and value.shape[2:] == reach.shape[1:] and len(value) == len(self._images):
             self._reaches[value] = reach
         else:
             self.is_possible = False

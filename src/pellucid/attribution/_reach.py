@@ -5,6 +5,7 @@ operations, such as a linear layer, no reach is known, and the local part of the
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -99,29 +100,36 @@ def _through_windows(
     return window(reach)
 
 
+@dataclass(frozen=True)
 class _Window:
-    """The places below each output of a convolution or pooling."""
+    """The places below each output of a convolution or pooling, with the arguments of that function."""
 
-    def __init__(self, size: Any, stride: Any, padding: Any, dilation: Any = 1, is_ceiled: Any = False) -> None:
-        self._size, self._stride, self._padding = size, size if stride in (None, ()) else stride, padding
-        self._dilation, self._is_ceiled = dilation, bool(is_ceiled)
+    size: Any
+    stride: Any
+    padding: Any
+    dilation: Any = 1
+    is_ceiled: Any = False
+    is_pool: bool = True
 
-    def __call__(self, reach: Tensor) -> Tensor | None:
-        """Return the union of the reaches below each output; None if windows are padded in an unusual way."""
+    def __call__(self, reach: Tensor) -> Tensor:
+        """Return the union of the reaches below each output."""
         axes = reach.ndim - 1
-        size, stride, dilation = (_each(value, axes) for value in (self._size, self._stride, self._dilation))
-        wide = [(side - 1) * step for side, step in zip(size, dilation, strict=True)]
-        if self._padding == "same":
-            before = [extent // 2 for extent in wide]
-            after = [extent - extent // 2 for extent in wide]
-        else:
-            before = after = _each(0 if self._padding == "valid" else self._padding, axes)
-        sides = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
-        # Padded explicitly: `max_pool` refuses padding of more than half a window.
-        padded = F.pad(reach, sides)
         pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[axes - 1]
-        pooled: Tensor = pool(padded[None], size, stride, 0, dilation, self._is_ceiled)[0]
-        return pooled
+        stride = self.size if self.stride in (None, (), []) else self.stride
+        padding = self.padding
+        if not self.is_pool:  # padded explicitly, because `max_pool` refuses padding of more than half a window
+            reach, padding = F.pad(reach, self._sides(axes)), 0
+        union: Tensor = pool(reach[None], self.size, stride, padding, self.dilation, bool(self.is_ceiled))[0]
+        return union
+
+    def _sides(self, axes: int) -> list[int]:
+        """Return the padding before and after each axis, from the last axis to the first."""
+        if self.padding == "same":
+            pairs = zip(_each(self.size, axes), _each(self.dilation, axes), strict=True)
+            wide = [(size - 1) * dilation for size, dilation in pairs]
+            return [side for extent in reversed(wide) for side in (extent // 2, extent - extent // 2)]
+        both = _each(0 if self.padding == "valid" else self.padding, axes)
+        return [side for amount in reversed(both) for side in (amount, amount)]
 
 
 def _each(value: Any, axes: int) -> list[int]:
@@ -132,7 +140,7 @@ def _each(value: Any, axes: int) -> list[int]:
 def _convolution(
     _x: Any, weight: Any, _bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, _groups: Any = 1
 ) -> _Window:
-    return _Window(tuple(weight.shape[2:]), stride, padding, dilation)
+    return _Window(tuple(weight.shape[2:]), stride, padding, dilation, is_pool=False)
 
 
 def _named(window_of: Callable[..., _Window]) -> Callable[..., _Window]:
