@@ -280,6 +280,20 @@ def test_a_recording_that_does_not_hold_is_not_used(first, monkeypatch) -> None:
     assert len(calls) > first
 
 
+def compacted(x: Tensor, first: nn.Module, last: nn.Module) -> Tensor:
+    """A network whose values have sizes that depend on the image."""
+    x = first(x).relu()
+    chosen = x.flatten()[x.flatten().nonzero()[:, 0]]
+    return last(x.mean((2, 3))) + chosen.view(len(chosen)).sum() / 1000
+
+
+def test_sizes_that_depend_on_the_image(is_eager, monkeypatch) -> None:
+    torch.manual_seed(0)
+    model, images = Of(compacted, conv(), nn.Linear(8, 4)).double().eval(), torch.rand(1, 3, 16, 16).double()
+    ours, theirs, _ = both_ways(monkeypatch, "kernel_shap", model, images, patch=5, coalitions=200)
+    torch.testing.assert_close(ours.relevance, theirs.relevance, rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("target", [Target(2), Target([1, 0]), Target(None), Target(Contrast([0, 1], 2))])
 def test_scores_of_copies_are_those_of_each_copy(target) -> None:
     logits = torch.randn(5, 2, 3)

@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pellucid.attribution._reach import colors_of, neighbors_in, reach_after, reach_of_segments
 from pellucid.attribution._trials import Trials
-from pellucid.attribution._upper import Recording, Replay, agree
+from pellucid.attribution._upper import Recording, Replay
 from pellucid.engine.operations import OPERATIONS
 from pellucid.engine.table import modified, storage_key, tensors_in
 
@@ -218,7 +218,7 @@ class _LocalRecording(Recording):
             for tensor in local:
                 self._start_at(tensor)
             value = super().__torch_function__(func, types, args, kwargs)
-        self._add_products(tensors, value, reach is not None)
+        self._add_products(func, tensors, value, reach is not None)
         return value
 
     def _reach_after(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Tensor | None:
@@ -255,9 +255,9 @@ class _LocalRecording(Recording):
             self.is_possible &= source.value.is_contiguous(memory_format=_format_of(source.value))
             self.sources.append(source)
 
-    def _add_products(self, tensors: Sequence[Tensor], value: object, is_local: bool) -> None:
+    def _add_products(self, func: Callable[..., Any], tensors: Sequence[Tensor], value: object, is_local: bool) -> None:
         """Add the multiplications of a call: each weight is used once at each place."""
         if isinstance(value, Tensor) and value.ndim > 1 and (is_local or self.depends(value)):
             own = [tensor for tensor in tensors if tensor not in self._reaches and not self.depends(tensor)]
-            channels = value.shape[1 if is_local else -1]
+            channels = value.shape[1 if is_local or OPERATIONS.traits(func).channels == "first" else -1]
             self._products[is_local] += sum(tensor.numel() for tensor in own) * value.numel() / max(channels, 1)

@@ -194,7 +194,12 @@ class Shown:
         scores, at_once = [], self._trials.at_once
         for start in range(0, len(is_shown), at_once):
             masks = is_shown[start : start + at_once]
-            logits = self._complete(masks) if self._local is None else self._local.logits(masks)
+            try:
+                logits = self._complete(masks) if self._local is None else self._local.logits(masks)
+            except (RuntimeError, IndexError, ValueError):
+                if self._local is None:
+                    raise
+                return None  # the size of a recorded value depends on the image
             # Checked at the start, and again at the end: an earlier pass may have changed a recorded value.
             if self._local is not None and (start == 0 or start + at_once >= len(is_shown)):
                 own = slice(-CHECKED_MASKS, None)
