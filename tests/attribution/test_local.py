@@ -70,6 +70,7 @@ def test_reach_is_where_a_segment_alone_leaves_a_trace(layers, patch) -> None:
         (F.max_pool2d, (2,), {"return_indices": True}),
         (torch.add, (torch.ones(3, 1, 6, 6),), {}),  # one constant per image
         (torch.add, (torch.ones(1, 5, 6, 6, 6),), {}),  # broadcasts over a further axis
+        (F.conv1d, (torch.ones(1, 1, 3),), {}),  # the axes do not fit
         (torch.softmax, (1,), {}),
         (torch.flatten, (1,), {}),
     ],

@@ -38,14 +38,15 @@ def reach_of_segments(index: Tensor) -> Tensor:
 def reach_after(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], known: Reaches) -> Any:
     """Return the reach of the result of a call, or None if the operation is not local.
 
-    `known` looks up the reaches of the arguments, at least one of which has one.
+    `known` returns the reach of each argument; at least one of them has a reach.
     """
     entry = OPERATIONS.find(function)
     if entry is None:
         return None
     windows = _WINDOWS.get(entry.name)
     if windows is not None:
-        return _through_windows(windows, args, kwargs, known)
+        axes = int(entry.name[-2])  # conv2d
+        return _through_windows(windows, axes, args, kwargs, known)
     if entry.traits.is_elementwise or (_is_constant_map(entry.name, args, kwargs) and "out" not in kwargs):
         return _through_elements(entry.name == "batch_norm", args, kwargs, known)
     return None
@@ -86,7 +87,7 @@ def _is_constant(own: torch.Size, wanted: torch.Size) -> bool:
 
 
 def _through_windows(
-    window_of: Callable[..., "_Window"], args: Sequence[Any], kwargs: Mapping[str, Any], known: Reaches
+    window_of: Callable[..., "_Window"], axes: int, args: Sequence[Any], kwargs: Mapping[str, Any], known: Reaches
 ) -> Tensor | None:
     try:
         window = window_of(*args, **kwargs)
@@ -95,7 +96,9 @@ def _through_windows(
     image: Any = args[0] if args else kwargs.get("input")
     reach = known(image)
     others = [tensor for tensor in tensors_in((args[1:], kwargs)) if tensor is not image]
-    if reach is None or any(known(other) is not None for other in others):
+    if reach is None or reach.ndim - 1 != axes:
+        return None  # with fewer axes, torch takes the images for channels
+    if any(known(other) is not None for other in others):
         return None  # for example, weights that depend on the image
     return window(reach)
 
