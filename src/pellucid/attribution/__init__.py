@@ -21,6 +21,7 @@ Every public file is one method or one family of methods, and registers itself i
 - `_missing`, `_paths`: gradients, at a point and summed over points; `_trials`: scores of perturbed images
 - `_segments`: patches, superpixels and masks, which are shown or hidden together; `_function`: functions of arrays as
   models (`function`)
+- `_local`, `_reach`: the local part of a network, run once for all masks, and the segments that its values depend on
 - `_class_activation`: the base classes of class activation maps; `_layers`, `_axes`: their layers, and the layers'
   channel axes; `_layer_values`, `_upper`: a layer's output, read or replaced, and the part of the network above it
 - `_attention`: the attention weights of a forward pass

@@ -10,17 +10,20 @@ from torch import Tensor
 
 from pellucid.attribution._baselines import is_per_image
 from pellucid.attribution._explanation import Outcome
+from pellucid.attribution._function import ArrayFunction
 from pellucid.attribution._hidden import FromLayer, from_layers
+from pellucid.attribution._local import CHECKED_MASKS, hidden, local_part
 from pellucid.attribution._method import Attribution
 from pellucid.attribution._subject import Subject
 from pellucid.attribution._target import Question
 from pellucid.attribution._trials import Sizes, Trials, sizes_of
+from pellucid.attribution._upper import agree
 from pellucid.core.errors import ConfigError, ShapeError, UnsupportedOperation
 from pellucid.core.importing import import_optional
 from pellucid.core.options import Count
 from pellucid.engine.arrays import converted
 
-__all__ = ["Segmented", "patches_of", "scores_shown", "shared_evenly", "superpixels_of"]
+__all__ = ["Segmented", "Shown", "patches_of", "shared_evenly", "superpixels_of"]
 
 COMPACTNESS = 10.0
 """Weight of distance in the image against distance in CIELAB color, scikit-image's default."""
@@ -171,21 +174,51 @@ def superpixels_of(image: Tensor, count: int) -> Tensor:
     return _mask_index(torch.as_tensor(labels, dtype=torch.int64, device="cpu"), image.shape)
 
 
-def scores_shown(
-    trials: Trials, is_shown: Tensor, index: Tensor, update: Callable[[int], None], done: int = 0
-) -> Tensor:
-    """Compute the scores, (target, row, batch), of images with only some segments shown.
+class Shown:
+    """Scores of images with only some of their segments shown; hidden segments take the values of the baseline."""
 
-    `is_shown` is (row, segment); hidden segments take the values of the baseline. `update` receives the number of
-    finished rows, counted from `done`.
-    """
-    scores, device = [], trials.images.device
-    index = index.to(device)
-    for start in range(0, len(is_shown), trials.at_once):
-        rows = is_shown[start : start + trials.at_once].to(device)
-        scores.append(trials.scores(torch.where(rows[:, index][:, None], trials.images, trials.baseline)))
-        update(done + start + len(rows))
-    return torch.cat(scores, 1)
+    def __init__(self, trials: Trials, index: Tensor, total: int) -> None:
+        """`index` is the segment of each value of an image, and `total` the number of masks that are going to run."""
+        self._trials, self._index = trials, index
+        subject = trials.subject
+        # The other models have no layers, or inputs without places.
+        is_local = _is_image(subject) and not subject.is_mixed and not isinstance(subject.model, ArrayFunction)
+        self._local = local_part(trials, index, total) if is_local else None
+
+    def scores(self, is_shown: Tensor, update: Callable[[int], None], done: int = 0) -> Tensor:
+        """Compute the scores, (target, mask, batch), of masks, (mask, segment).
+
+        `update` receives the number of finished masks, counted from `done`.
+        """
+        scores = self._scores(is_shown, update, done)
+        if scores is None:  # the local part does not tell the whole of this network
+            self._local = None
+            scores = self._scores(is_shown, update, done)
+        assert scores is not None
+        return scores
+
+    def _scores(self, is_shown: Tensor, update: Callable[[int], None], done: int) -> Tensor | None:
+        """Compute the scores; None if those of the local part differ from those of complete passes."""
+        scores, at_once = [], self._trials.at_once
+        for start in range(0, len(is_shown), at_once):
+            masks = is_shown[start : start + at_once]
+            try:
+                logits = self._complete(masks) if self._local is None else self._local.logits(masks)
+            except (RuntimeError, IndexError, ValueError):
+                if self._local is None:
+                    raise
+                return None  # the size of a recorded value depends on the image
+            # Checked at the start, and again at the end: an earlier pass may have changed a recorded value.
+            if self._local is not None and (start == 0 or start + at_once >= len(is_shown)):
+                own = slice(-CHECKED_MASKS, None)
+                if not agree(logits[own], self._complete(masks[own])):
+                    return None
+            scores.append(self._trials.scores_of(logits))
+            update(done + start + len(masks))
+        return torch.cat(scores, 1)
+
+    def _complete(self, masks: Tensor) -> Tensor:
+        return self._trials.logits_of(hidden(self._trials, masks, self._index))
 
 
 def shared_evenly(values: Tensor, index: Tensor) -> Tensor:

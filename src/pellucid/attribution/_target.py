@@ -171,6 +171,24 @@ class Target:
         scores = rows.gather(1, self.classes(outputs)[:, None])[:, 0]
         return scores if against is None else scores - rows.gather(1, against[:, None])[:, 0]
 
+    def scores_of_copies(self, outputs: Tensor) -> Tensor:
+        """Explained score of each image in each copy of the batch, (copy, batch), from outputs (copy, batch, …).
+
+        >>> Target(1).scores_of_copies(torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]]))
+        tensor([[2.],
+                [4.]])
+        """
+        if self.score is not None or any(asked is None for asked in self._asked.values()):
+            return torch.stack([self.scores(copy) for copy in outputs])
+        first = rows_of(outputs[0])
+        # Images first, because each has the same class in all copies.
+        rows = outputs.reshape(len(outputs), *first.shape).movedim(1, 0)
+        scores = rows[torch.arange(len(rows), device=rows.device), :, self.classes(first)]
+        against = self.against(first)
+        if against is not None:
+            scores = scores - rows[torch.arange(len(rows), device=rows.device), :, against]
+        return scores.T
+
     @staticmethod
     def _custom_scores(score: Score, outputs: Tensor) -> Tensor:
         try:

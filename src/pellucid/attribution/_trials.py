@@ -40,7 +40,7 @@ class Trials:
         self.images = images
         self._is_checked = False
         self.baseline = baseline_like(baseline, images)
-        self._subject = subject
+        self.subject = subject
         self.logits, self._targets = subject.predict(images, targets)
         self.score = self.score_of(self.logits)
         """(target, batch): scores of the unperturbed images."""
@@ -48,7 +48,7 @@ class Trials:
     @property
     def at_once(self) -> int:
         """Copies of the images per forward pass."""
-        if self._subject.is_mixed:
+        if self.subject.is_mixed:
             return 1  # a model that mixes images gets each copy alone
         most = COPIES_AT_ONCE
         if self.images.device.type == "cpu":
@@ -57,19 +57,27 @@ class Trials:
 
     def scores(self, copies: Tensor) -> Tensor:
         """Compute the scores, (target, copy, batch), of copies (copy, batch, …)."""
+        return self.scores_of(self.logits_of(copies))
+
+    def logits_of(self, copies: Tensor) -> Tensor:
+        """Compute the logits, (copy, batch, …), of copies (copy, batch, …)."""
         with torch.no_grad():
             # Copies and images share the batch axis: the model sees one large batch.
-            together = self._subject.logits(copies.flatten(0, 1))
+            together = self.subject.logits(copies.flatten(0, 1))
             self._check_independent(copies[0, :1], together)
-            logits = together.unflatten(0, copies.shape[:2])
-            return torch.stack([self.score_of(rows) for rows in logits], 1)
+            return together.unflatten(0, copies.shape[:2])
+
+    def scores_of(self, logits: Tensor) -> Tensor:
+        """Compute the scores, (target, copy, batch), from logits of copies, (copy, batch, …)."""
+        with torch.no_grad():
+            return torch.stack([target.scores_of_copies(logits) for target in self._targets])
 
     def _check_independent(self, first: Tensor, together: Tensor) -> None:
         """Raise `BatchMixed` if the first copy has different logits in a batch than alone; checked once."""
         # A model that mixes the images of a batch would let a mask of one image change the score of another.
         if self._is_checked or len(together) == 1:
             return
-        alone, allowed = self._subject.logits(first), 1e-9 if first.dtype == torch.float64 else 1e-3
+        alone, allowed = self.subject.logits(first), 1e-9 if first.dtype == torch.float64 else 1e-3
         if not bool((alone - together[:1]).abs().max() <= allowed * alone.abs().max().clamp(min=1e-12)):
             raise BatchMixed
         self._is_checked = True

@@ -77,7 +77,7 @@ def _ablated(subject: Subject, trials: Trials, layer: Layer, output: Tensor, mem
         for start in range(0, count, copies):
             channels = range(start, min(start + copies, count))
             logits = run(without(channels)).unflatten(0, (copies, -1))
-            parts.append(torch.stack([trials.score_of(rows) for rows in logits[: len(channels)]], 1))
+            parts.append(trials.scores_of(logits[: len(channels)]))
             update(channels.stop)
     return torch.cat(parts, 1)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS, Outcome, Question, Subject
 from pellucid.attribution._baselines import Baseline
-from pellucid.attribution._segments import Segmented, scores_shown
+from pellucid.attribution._segments import Segmented, Shown
 from pellucid.attribution._trials import Trials, progress
 
 
@@ -38,5 +38,5 @@ class FeatureAblation(Segmented):
         count = int(index.max()) + 1
         with progress("feature_ablation", count) as update:
             is_shown = ~torch.eye(count, dtype=torch.bool, device="cpu")
-            drops = trials.score[:, None] - scores_shown(trials, is_shown, index, update)
+            drops = trials.score[:, None] - Shown(trials, index, count).scores(is_shown, update)
         return trials.outcomes(drops.movedim(1, -1)[..., index.to(images.device)].to(images), count)

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from pellucid.attribution import METHODS, Outcome, Question, Subject
 from pellucid.attribution._baselines import Baseline
-from pellucid.attribution._segments import Segmented, scores_shown, shared_evenly
+from pellucid.attribution._segments import Segmented, Shown, shared_evenly
 from pellucid.attribution._trials import Trials, progress
 from pellucid.core.errors import ConfigError
 from pellucid.core.options import Count
@@ -56,7 +56,7 @@ class KernelShap(Segmented):
         else:
             coalitions = torch.stack([design.pairs, ~design.pairs], 1).flatten(0, 1)
             with progress("kernel_shap", len(coalitions)) as update:
-                scores = scores_shown(trials, coalitions, index, update).double()
+                scores = Shown(trials, index, len(coalitions)).scores(coalitions, update).double()
             values, error = design.solve(scores[:, 0::2] - scores[:, 1::2], change)
         maps, errors = (shared_evenly(one, index).to(images) for one in (values, error))
         return trials.outcomes(maps, 2 * len(design.pairs) + 1, trials.score - empty, standard_error=errors)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS, Outcome, Question, Subject
 from pellucid.attribution._baselines import Baseline
-from pellucid.attribution._segments import Segmented, scores_shown, shared_evenly
+from pellucid.attribution._segments import Segmented, Shown, shared_evenly
 from pellucid.attribution._trials import Trials, progress
 from pellucid.core.errors import ConfigError
 from pellucid.core.options import Count, NotNegative, Range
@@ -54,7 +54,7 @@ class Lime(Segmented):
         trials = Trials(subject, images, question.targets, self.baseline)
         masks = self.masks(int(index.max()) + 1)
         with progress("lime", self.samples) as update:
-            scores = scores_shown(trials, masks, index, update)
+            scores = Shown(trials, index, self.samples).scores(masks, update)
         design = torch.cat([torch.ones_like(masks[:1]), masks]).to(images.device, torch.float64)
         rows = torch.cat([trials.score[:, None], scores], 1).double()
         coefficients, intercept, fit = self.fit_surrogate(design, rows.movedim(1, 0).flatten(1))

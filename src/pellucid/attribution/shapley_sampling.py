@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pellucid.attribution import METHODS, Outcome, Question, Subject
 from pellucid.attribution._baselines import Baseline
-from pellucid.attribution._segments import Segmented, scores_shown, shared_evenly
+from pellucid.attribution._segments import Segmented, Shown, shared_evenly
 from pellucid.attribution._trials import Trials, progress
 from pellucid.core.options import Count
 from pellucid.core.seeding import generator
@@ -39,6 +39,7 @@ class ShapleySampling(Segmented):
         count, source = int(index.max()) + 1, generator(self.seed, "shapley_sampling")
         empty = trials.scores(trials.baseline[None])
         added = torch.zeros(*trials.score.shape, count, dtype=torch.float64, device=images.device)
+        shown = Shown(trials, index, self.permutations * (count - 1))
         with progress("shapley_sampling", self.permutations * (count - 1)) as update:
             for number in range(self.permutations):
                 order = torch.randperm(count, generator=source, device="cpu")
@@ -48,7 +49,7 @@ class ShapleySampling(Segmented):
                 done = number * (count - 1)
                 path = [empty, trials.score[:, None]]
                 if count > 1:
-                    path.insert(1, scores_shown(trials, is_shown, index, update, done))
+                    path.insert(1, shown.scores(is_shown, update, done))
                 # Differences of similar scores: float64 keeps their digits, and the sum telescopes exactly.
                 # A permutation repeats no index, so no addition is lost.
                 added[..., order] += torch.cat(path, 1).double().diff(dim=1).movedim(1, -1)
