@@ -195,8 +195,8 @@ def unseen_changes(call: Callable[[Tensor], Tensor], x: Tensor, is_zero: Tensor)
     These are compared with the outputs at a nearby input. If an output differs by more than rounding, and its
     derivative is exactly zero there as well, autograd does not see the dependence. An output that does not change is
     constant (a dead ReLU), and one with a derivative nearby is at a kink or a stationary point (a black image under a
-    network without biases); zero is correct for both. If outputs change when `call` is repeated at `x`, they are random,
-    so none is marked.
+    network without biases); zero is correct for both. If outputs change when `call` is repeated at `x`, they are
+    random, and none is marked.
     """
     here = call(x.detach().clone().requires_grad_()).detach()  # with a graph, so that both passes round identically
     leaf = _nearby(x, is_zero.any(1)).requires_grad_()
