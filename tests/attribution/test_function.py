@@ -121,6 +121,7 @@ def test_not_a_number_in_the_outputs_is_reported() -> None:
         create_analyzer("lime", model).analyze(torch.tensor([[1.0, 2.0], [99.0, 3.0]]), 0)
 
 
+@pytest.mark.integrations
 def test_data_frames_are_converted() -> None:
     x, labels = load_iris(return_X_y=True, as_frame=True)
     forest = RandomForestClassifier(5, random_state=0).fit(x.to_numpy(), labels)

@@ -252,6 +252,6 @@ def test_output_maps_are_refused() -> None:
     def score(maps: Tensor) -> Tensor:
         return maps[:, 1].sum((1, 2))
 
-    with pytest.raises(ModelError, match=r"outputs maps, \(2, 64, 64\).*layer='…'"):
+    with pytest.raises(ModelError, match=r"consists of maps, \(2, 64, 64\).*layer='…'"):
         create_analyzer("grad_cam", segmenter).analyze(IMAGES, score)
     assert create_analyzer("grad_cam", segmenter, layer="1").analyze(IMAGES, score).shape == IMAGES.shape

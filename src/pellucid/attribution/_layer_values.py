@@ -143,8 +143,9 @@ def _check_is_hidden(layer: Layer, logits: Tensor) -> None:
     """Raise `ModelError` if an automatically found layer is the output, whose gradient only shows the target."""
     if layer.call is not None and logits.ndim == len(layer.shape) and max(logits.shape[2:], default=1) > 1:
         raise ModelError(
-            f"the model outputs maps, {tuple(logits.shape[1:])}, like a segmentation model, so its last feature maps "
-            "are the output itself and would only show the target; name an earlier layer with layer='…'."
+            f"the explained output consists of maps, {tuple(logits.shape[1:])}, as for segmentation or a hidden unit, "
+            "so the last feature maps are the output itself and would only show the target; name an earlier layer "
+            "with layer='…'."
         )
 
 
