@@ -100,7 +100,12 @@ class RelevanceFlow:
             for name, row in zip(names, self.rows, strict=True)
         ]
         heading = f"  {'layer, or junction ← branch':<{width}}  {'relevance':>10}  {'share':>8}"
-        return "\n".join([f"RelevanceFlow({self.method}, mean of {len(self.rows[0].total)}", heading, *lines, ")"])
+        return "\n".join([f"RelevanceFlow({self.method}, {self._count}", heading, *lines, ")"])
+
+    @property
+    def _count(self) -> str:
+        images = len(self.rows[0].total)
+        return f"mean of {images} images" if images > 1 else "one image"
 
     def figure(self, image: int | None = None) -> "Figure":
         """Draw the share of each branch at each junction, for one image, or of the means over all.
@@ -121,7 +126,7 @@ class RelevanceFlow:
             junction: [(row.branch, row.mean_share if image is None else float(row.share[image])) for row in rows]
             for junction, rows in self.junctions.items()
         }
-        of = f"image {image}" if image is not None else f"mean of {images} images" if images > 1 else "one image"
+        of = self._count if image is None else f"image {image}"
         return flow_figure(shares, f"Flow of relevance by {self.method}, {of}")
 
 
