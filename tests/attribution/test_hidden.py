@@ -1,6 +1,8 @@
 """Relevance at the outputs of hidden layers: conservation, oracles, and refusals."""
 
+from collections.abc import Callable
 from dataclasses import fields
+from typing import Any, NamedTuple
 
 import captum.attr as captum
 import pytest
@@ -8,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pellucid import Contrast, create_analyzer
+from pellucid import Contrast, Unit, create_analyzer
 from pellucid.attribution import METHODS, LayerExplanations
 from pellucid.core.errors import ConfigError, ModelError, PellucidError, ShapeError, UnknownName, UnsupportedOperation
 
@@ -253,18 +255,30 @@ def test_smoothgrad_is_the_mean_gradient_at_noisy_images() -> None:
     assert bool((noisy > 0).all())
 
 
+class Packed(nn.Module):
+    """A module whose output is packed by a function."""
+
+    def __init__(self, inside: nn.Module, pack: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.inside, self.pack = inside, pack
+
+    def forward(self, x: Tensor) -> Any:
+        return self.pack(self.inside(x))
+
+
 class Reused(nn.Module):
-    """A module that is called twice, one without effect, one that returns a tuple, and tokens first."""
+    """A module that is called twice, one without effect, one that returns a tuple, one a list, and tokens first."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.act, self.second = nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6)
         self.lstm, self.head = nn.LSTM(3, 3, batch_first=True), nn.Linear(6, 3)
         self.idle, self.unused, self.fixed = nn.Linear(4, 2), nn.Linear(2, 2), nn.Linear(2, 6)
-        self.turned = nn.Identity()
+        self.turned, self.listed = nn.Identity(), Packed(nn.Tanh(), lambda y: [y])
 
     def forward(self, x: Tensor) -> Tensor:
         self.idle(x)
+        self.listed(x)
         hidden = self.act(self.second(self.act(self.first(x))) + self.fixed(torch.ones(1, 2, dtype=x.dtype)))
         tokens, _ = self.lstm(hidden.view(-1, 2, 3))
         return self.head(self.turned(tokens.transpose(0, 1)).transpose(0, 1).flatten(1))
@@ -295,7 +309,7 @@ def test_layers_without_relevance_are_refused(name, reused) -> None:
     for layer, error, message in (
         ("missing", UnknownName, "missing"),
         ("unused", ModelError, "'unused' is not used"),
-        ("lstm", ModelError, "returns a tuple of 2, not a tensor; name a layer inside it"),
+        ("listed", ModelError, "returns a list of 1, not a tensor; name a layer inside it"),
         ("turned", ShapeError, r"'turned' has shape \(2, .* first axis must hold the images"),
     ):
         with pytest.raises(error, match=message):
@@ -304,6 +318,61 @@ def test_layers_without_relevance_are_refused(name, reused) -> None:
         for layer in ("idle", "fixed"):
             with pytest.raises(PellucidError):
                 analyzer.analyze(x[:1], 1, to=layer)
+
+
+class Pair(NamedTuple):
+    values: Tensor
+    mean: Tensor
+
+
+class Unpacked(nn.Module):
+    """A network with a layer whose output is unpacked."""
+
+    def __init__(self, pack: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = Packed(nn.Sequential(nn.Linear(4, 6), nn.ReLU()), pack)
+        self.head, self.other = nn.Linear(6, 3), nn.Linear(1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.layer(x)
+        first = found.values if isinstance(found, Pair) else found[0] if isinstance(found, tuple) else found
+        return self.head(first) + self.other(first.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradient", "input_x_gradient", "smoothgrad", "integrated_gradients", "conductance", "internal_influence",
+        "deeplift", "lrp.epsilon", "lrp.gamma", "occlusion", "shapley_sampling",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("pack", [lambda y: (y, y.mean()), lambda y: (y, None), lambda y: Pair(y, y.mean())])
+def test_the_first_entry_of_a_tuple_is_the_output(name: str, pack: Callable[[Tensor], Any]) -> None:
+    x = torch.rand(3, 4, dtype=torch.float64)
+    packed, plain = (create_analyzer(name, Unpacked(kind).double()) for kind in (pack, lambda y: y))
+    own, other = packed.analyze(x, 1, to="layer"), plain.analyze(x, 1, to="layer")
+    assert own.shape == (3, 6)
+    torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-15)
+    # the explained unit is in the same entry
+    if name not in ("conductance", "internal_influence"):
+        units = [each.analyze(x, Unit("layer", channel=2)) for each in (packed, plain)]
+        torch.testing.assert_close(*units, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["lrp.epsilon", "deeplift", "integrated_gradients", "conductance"])
+def test_recurrent_and_attention_layers_conserve_relevance(name: str, reused: "Reused") -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+    tokens, x = torch.rand(2, 5, 4, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64)
+    for model, layer, images in ((Attending().double().eval(), "attention", tokens), (reused, "lstm", x)):
+        create_analyzer(name, model).explain(images, 1, to=layer, strict=True)
 
 
 @pytest.mark.parametrize("name", ["gradient", "integrated_gradients"])
@@ -419,8 +488,8 @@ def test_models_that_mix_a_batch_run_one_by_one_at_layers(name) -> None:
 def test_layers_without_relevance_are_refused_before_the_work_at_others(name, reused) -> None:
     passes: list[int] = []
     reused.head.register_forward_hook(lambda *_: passes.append(1))
-    with pytest.raises(ModelError, match="returns a tuple of 2"):
-        create_analyzer(name, reused).analyze(torch.rand(3, 4, dtype=torch.float64), 1, to=["first", "lstm"])
+    with pytest.raises(ModelError, match="returns a list of 1"):
+        create_analyzer(name, reused).analyze(torch.rand(3, 4, dtype=torch.float64), 1, to=["first", "listed"])
     assert len(passes) < 5
 
 

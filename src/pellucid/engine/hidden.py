@@ -1,7 +1,7 @@
 """Outputs of named layers in one forward pass: found by their names, read or replaced.
 
 A layer is named by its path, as in `model.named_modules()`. A module that is called several times has one output per
-call; `relu@1` names the second.
+call; `relu@1` names the second. The output of a module that returns a tuple, such as an LSTM, is the first entry.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +83,7 @@ def observed(model: nn.Module, names: Sequence[str], observe: Observe, batch: in
     """Pass the outputs of the named layers to `observe` during a forward pass of `batch` images (None: unknown).
 
     Hooks are registered on entry and removed on exit. Raises `ModelError` or `ShapeError` unless each name refers to
-    exactly one call that returns a tensor of floats with one row per image.
+    exactly one call that returns a tensor of floats with one row per image, alone or first in a tuple.
     """
     modules: dict[str, _Module] = {}
     for name in names:
@@ -97,8 +97,10 @@ def observed(model: nn.Module, names: Sequence[str], observe: Observe, batch: in
             name = module.wanted.get(number) or (module.wanted.get(None) if number == 0 else None)
             if name is None:
                 return None
-            is_input = any(output is value for value in (*inputs, *named_inputs.values()))
-            return observe(name, _checked(name, output, batch), is_input)
+            own = output[0] if isinstance(output, tuple) and output else output
+            is_input = any(own is value for value in (*inputs, *named_inputs.values()))
+            replaced = observe(name, _checked(name, own, batch), is_input)
+            return replaced if replaced is None or own is output else _with_first(output, replaced)
 
         return hook
 
@@ -109,6 +111,12 @@ def observed(model: nn.Module, names: Sequence[str], observe: Observe, batch: in
         yield
         for module in modules.values():
             module.check()
+
+
+def _with_first(output: tuple[Any, ...], first: Tensor) -> tuple[Any, ...]:
+    """Return a tuple with another first entry; named tuples keep their type."""
+    entries = (first, *output[1:])
+    return entries if type(output) is tuple else type(output)(*entries)
 
 
 def _checked(name: str, output: object, batch: int | None) -> Tensor:
