@@ -113,7 +113,7 @@ class Analyzer:
 
         `to` names a layer, as in `model.named_modules()`: the relevance is then that of the layer's output, in its
         shape. For a list of layers, it is a dict of maps by layer. A module that is called several times has one output
-        per call: `"relu@1"` is the second.
+        per call: `"relu@1"` is the second. The output of a module that returns a tuple is the first entry.
 
         Raises `UnsupportedOperation` if the model contains an operation for which the method has no rule, `ShapeError`
         for inputs or targets of the wrong shape or kind, `ConfigError` for an invalid target or images outside the

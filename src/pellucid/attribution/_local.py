@@ -27,11 +27,11 @@ __all__ = ["CHECKED_MASKS", "LocalPart", "hidden", "local_part"]
 CHECKED_MASKS = 2
 """Number of masks at the start, and at the end, whose logits are compared with those of complete passes."""
 FEWEST_PER_COMBINATION = 4
-"""Least number of masks per combination of colors."""
+"""Minimum number of masks per combination of colors."""
 LEAST_GAIN = 0.1
-"""Least share of the arithmetic that has to be saved."""
+"""Minimum share of the arithmetic that must be saved."""
 PRODUCTS_PER_VALUE = 50
-"""Multiplications in the time that picking one value takes, on a CPU."""
+"""Number of multiplications that take as long as picking one value, on a CPU."""
 MOST_REACHES = 20_000_000
 """Largest number of pairs of a segment and a position whose reach is computed."""
 MOST_BYTES = 256_000_000
@@ -80,7 +80,7 @@ class LocalPart:
 
 
 def local_part(trials: Trials, index: Tensor, masks: int) -> LocalPart | None:
-    """Return the local part of a network that is going to run so many masks, or None if it would save too little.
+    """Return the local part of a network, for a number of masks to run, or None if it would save too little.
 
     `index` is the segment of each value, (channel, …). The decision depends on the number of multiplications, not on
     time, so that equal calls have equal results. The caller compares some logits with those of complete passes.
@@ -229,7 +229,7 @@ class _LocalRecording(Recording):
                 return None
             reach: Tensor | None = reach_after(func, args, kwargs, self._reaches.get)
             if reach is None or int(reach.sum(0).max()) > self._most:
-                return None  # so many segments reach one place
+                return None  # too many segments reach one place
             neighbors = self._neighbors | neighbors_in(reach)
             if not torch.equal(neighbors, self._neighbors):
                 colors = colors_of(neighbors)

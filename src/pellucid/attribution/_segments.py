@@ -178,7 +178,7 @@ class Shown:
     """Scores of images with only some of their segments shown; hidden segments take the values of the baseline."""
 
     def __init__(self, trials: Trials, index: Tensor, total: int) -> None:
-        """`index` is the segment of each value of an image, and `total` the number of masks that are going to run."""
+        """`index` is the segment of each value of an image, and `total` the number of masks to run."""
         self._trials, self._index = trials, index
         subject = trials.subject
         # The other models have no layers, or inputs without places.
@@ -191,7 +191,7 @@ class Shown:
         `update` receives the number of finished masks, counted from `done`.
         """
         scores = self._scores(is_shown, update, done)
-        if scores is None:  # the local part does not tell the whole of this network
+        if scores is None:  # this network does something that the local part leaves out
             self._local = None
             scores = self._scores(is_shown, update, done)
         assert scores is not None

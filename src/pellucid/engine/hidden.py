@@ -55,7 +55,7 @@ class _Module:
     calls: int = 0
 
     def check(self) -> None:
-        """Raise `ModelError` unless every name stands for exactly one call."""
+        """Raise `ModelError` unless every name refers to exactly one call."""
         if self.calls == 0:
             raise ModelError(
                 f"layer {self.path!r} is not used in the model's forward pass, or only after the explained unit; name "
